@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs; on a fresh machine `make demo` or `make test` is all there is to type.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+EXTRAS := worker,bench,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test tapes check lint types arch docs fmt bench constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## build .venv with everything the project and its tests need
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "tidegate needs Python 3.11 or newer; say which with: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)  ## the main job on this machine: two services from zero to many and back, under recorded traffic
+	$(BIN)/tidegate demo
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+tapes: $(READY)  ## write the golden decision stories anew; review the diff
+	$(BIN)/python -m pytest tests/tapes --rewrite
+
+lint: $(READY)  ## ruff: style and common mistakes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+arch: $(READY)  ## import-linter: the direction of imports
+	$(BIN)/lint-imports
+
+docs: $(READY)  ## write the generated pages under docs/ anew
+	$(BIN)/python -m docs.generate
+
+check: lint types arch  ## lint + types + arch + generated pages are current
+	$(BIN)/python -m docs.generate --check
+
+fmt: $(READY)  ## format, and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## the activator beside Go's ReverseProxy and aiohttp, on one core
+	$(BIN)/tidegate bench activator
+
+constraints: $(READY)  ## write constraints.txt anew from what .venv holds
+	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools > constraints.txt
+
+clean:  ## remove .venv and everything generated
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .tidegate

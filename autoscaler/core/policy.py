@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user wants for one service, after `contract.py` has read and checked it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from autoscaler.core.signals import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How much of a signal one replica should carry; `per_replica` > 0, in the signal's unit."""
+
+    signal: Signal
+    per_replica: float
+
+
+@dataclass(frozen=True, slots=True)
+class RateStep:
+    """One rate policy: within any `period_s` the count may move by this much.
+
+    Exactly one of `pods` (replicas) and `ratio` (part of the count at the period's start) is set.
+    """
+
+    period_s: float
+    pods: int | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateRule:
+    """How fast a wish may become a number, in one direction; HPA's `behavior`.
+
+    No steps: no limit on speed. Of several steps the one that allows most counts.
+    `window_s` None: learned (rule D3). `tolerance_ratio`: a wish this close to the present count is
+    no reason to move.
+    """
+
+    steps: tuple[RateStep, ...] = ()
+    window_s: float | None = None
+    tolerance_ratio: float = 0.0
+
+
+class Idle(Enum):
+    """What stands in `scale-to-zero-after` when it is not a duration."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePolicy:
+    """One service's wishes, complete and in range. Durations in seconds."""
+
+    policy: str = "target"
+    targets: tuple[Target, ...] = (Target(Signal.CONCURRENCY, 1.0),)
+    min_replicas: int = 0
+    max_replicas: int = 1
+    initial_replicas: int = 1
+    activation_replicas: int = 1
+    scale_to_zero_after: float | Idle = Idle.AUTO
+    hold_timeout_s: float = 600.0
+    hold_limit: int = 1000
+    hold_bytes: int = 64 * 1024 * 1024
+    cold_start_timeout_s: float = 1800.0
+    scale_up: RateRule = RateRule(window_s=0.0, tolerance_ratio=0.1)
+    scale_down: RateRule = RateRule(window_s=None, tolerance_ratio=0.1)
+    signal_window_s: float = 6.0
+    slots: int | None = None
+    dry_run: bool = False
+    paused: bool = False

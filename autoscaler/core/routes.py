@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an activator is told and what it tells: routes down, demand up.
+
+Plain values; `activator/channel.py` puts them on the wire and `adapters/activators.py` takes them off.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One replica that requests may be sent to.
+
+    `slots`: how many requests it takes at once, >= 1; None: no limit is known. A `draining` endpoint
+    gets no new request; it stays listed while its last ones are in flight.
+    """
+
+    id: str
+    host: str
+    port: int
+    slots: int | None = None
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Everything an activator needs to serve one service. Replaced whole; never patched.
+
+    `port`: the port of its own on which the activator listens for this service.
+    `state` and `why`: the controller's last word on the service, quoted to clients whose wait fails.
+    """
+
+    service: str
+    host: str
+    port: int
+    endpoints: tuple[Endpoint, ...] = ()
+    hold_limit: int = 1000
+    hold_bytes: int = 64 * 1024 * 1024
+    hold_timeout_s: float = 600.0
+    state: str = "asleep"
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one activator process knows of one service; the totals grow for as long as it lives.
+
+    `in_flight_by_endpoint`: endpoint id -> requests sent there and not finished. Times are integrals:
+    `request_seconds_total` of held + in flight, `held_seconds_total` of held.
+    """
+
+    service: str
+    held: int = 0
+    held_bytes: int = 0
+    in_flight: int = 0
+    in_flight_by_endpoint: Mapping[str, int] = field(default_factory=dict)
+    requests_total: int = 0
+    answered_total: int = 0
+    overflow_total: int = 0
+    expired_total: int = 0
+    cancelled_total: int = 0
+    broken_total: int = 0
+    request_seconds_total: float = 0.0
+    held_seconds_total: float = 0.0

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was seen of a service, when, and in which unit.
+
+Absence is not zero (rule D1): what could not be read is `NoReading(why)`, and nothing in the core
+lowers a count on it. Only this file says which signals exist and what they are made of.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+from autoscaler.core.replicas import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceId:
+    """Names one service; on the local platform the namespace is `local`."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Measure(StrEnum):
+    """A raw quantity, summed over a whole service, as a source hands it over.
+
+    Names that end in `_total` only ever grow; a source that starts anew starts them at 0 again.
+    """
+
+    HELD = "held"  # requests the activator keeps back now
+    IN_FLIGHT = "in_flight"  # requests sent to a replica and not answered yet
+    WAITING = "waiting"  # requests queued inside the replicas
+    REQUESTS_TOTAL = "requests_total"  # requests that ever arrived
+    REQUEST_SECONDS_TOTAL = "request_seconds_total"  # integral over time of held + in flight
+    HELD_SECONDS_TOTAL = "held_seconds_total"  # integral over time of held
+    TOKENS_TOTAL = "tokens_total"  # tokens generated
+
+
+class Signal(StrEnum):
+    """A quantity that a target can be set for, per replica. The value is its name in `targets`."""
+
+    CONCURRENCY = "concurrency"
+    QUEUE = "queue"
+    RPS = "rps"
+    TOKENS_PER_S = "tokens/s"
+
+
+class Over(Enum):
+    """How a measure becomes a signal over the signal window."""
+
+    RATE = "increase per second of a growing total"
+    MEAN = "mean of a level"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    measure: Measure
+    over: Over
+
+
+@dataclass(frozen=True, slots=True)
+class SignalMeaning:
+    """What a signal is the sum of, and what one reads in the documentation."""
+
+    terms: tuple[Term, ...]
+    unit: str
+    meaning: str
+
+
+# A level is had exactly from its integral over time (Little's law), so a request that comes and goes
+# between two ticks still counts; a gauge is averaged only where nothing better is exposed.
+SIGNALS: Mapping[Signal, SignalMeaning] = {
+    Signal.CONCURRENCY: SignalMeaning(
+        (Term(Measure.REQUEST_SECONDS_TOTAL, Over.RATE),),
+        "requests",
+        "requests held or in flight at once",
+    ),
+    Signal.QUEUE: SignalMeaning(
+        (Term(Measure.HELD_SECONDS_TOTAL, Over.RATE), Term(Measure.WAITING, Over.MEAN)),
+        "requests",
+        "requests waiting: held in the activator or queued in a replica",
+    ),
+    Signal.RPS: SignalMeaning(
+        (Term(Measure.REQUESTS_TOTAL, Over.RATE),), "requests/s", "requests arriving per second"
+    ),
+    Signal.TOKENS_PER_S: SignalMeaning(
+        (Term(Measure.TOKENS_TOTAL, Over.RATE),), "tokens/s", "tokens generated per second"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A value that was really seen.
+
+    `share_ratio` (0-1) is the part of the replicas that the value speaks for; below 1 the truth may
+    be larger, so such a reading may raise a count and never lower it.
+    """
+
+    value: float
+    at_s: float
+    source: str
+    share_ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class NoReading:
+    """Nothing was seen, and why: a scrape that failed, a sample too old, a NaN."""
+
+    why: str
+
+
+def reading(value: float, *, at_s: float, source: str, share_ratio: float = 1.0) -> Reading | NoReading:
+    """Take a number from outside: NaN, infinities and negatives are no reading (rule D1)."""
+    if not math.isfinite(value):
+        return NoReading(f"{source} gave {value}")
+    if value < 0:
+        return NoReading(f"{source} gave the negative {value:g}")
+    return Reading(value, at_s, source, share_ratio)
+
+
+Measures = Mapping[Measure, Reading | NoReading]
+Signals = Mapping[Signal, Reading | NoReading]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSnapshot:
+    """All that one decision may look at.
+
+    `scale` is the replica count asked of the platform now; `generation` is the platform's number
+    for this state of the service: an action is refused once it has moved on. `path_held` is true
+    only if an activator has been proven to receive the service's requests.
+    A measure that no configured source speaks of is absent from `measures`; one whose source failed
+    is there as `NoReading`.
+    """
+
+    service: ServiceId
+    at_s: float
+    generation: int
+    scale: int
+    replicas: tuple[Replica, ...]
+    measures: Measures = field(default_factory=dict)
+    path_held: bool = False

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop needs of the world, each a protocol; `adapters/` has one file per technology.
+
+Fakes for tests are in `tests/fakes.py`; the simulator brings its own in `simulations/world.py`.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from autoscaler.core.lead_time import LeadTimes
+from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.replicas import Replica
+from autoscaler.core.signals import Measures, ServiceId
+
+
+class Clock(Protocol):
+    """Seconds that never go back; their zero means nothing."""
+
+    def now_s(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """One service as the platform holds it now.
+
+    `generation` changes whenever the policy or the scale changed, by whomever.
+    """
+
+    service: ServiceId
+    policy: ServicePolicy
+    generation: int
+    scale: int
+    replicas: tuple[Replica, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An action was not carried out, and why. A value, not an error: the next tick sees anew."""
+
+    why: str
+
+
+class Cluster(Protocol):
+    """Where services live and replicas run. The only thing that changes a replica count."""
+
+    async def services(self) -> Mapping[ServiceId, ServiceView]:
+        """Every service that opted in. Raises `RetryLater` when the platform cannot be asked."""
+        ...
+
+    async def scale(self, service: ServiceId, replicas: int, *, generation: int) -> Refusal | None:
+        """Ask for `replicas`; refuse if the service's generation is no longer `generation`."""
+        ...
+
+
+class SignalSource(Protocol):
+    """One place that numbers come from; asked once a tick for all services together."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
+        """What is known of each service. A failed read is `NoReading` in its place, never 0.
+
+        A service or a measure that this source does not speak of is left out. Does not raise.
+        """
+        ...
+
+
+class RouteTable(Protocol):
+    """Whether the activator stands in a service's path, and what it is told about the service."""
+
+    async def hold(self, service: ServiceId) -> bool:
+        """Bring the activator into the path; true once it is proven to receive the requests."""
+        ...
+
+    async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
+        """Say how the service stands: clients whose wait fails are told these words."""
+        ...
+
+
+class MemoryStore(Protocol):
+    """What outlives the controller's process."""
+
+    async def load(self) -> Mapping[ServiceId, LeadTimes]: ...
+
+    async def save(self, learned: Mapping[ServiceId, LeadTimes]) -> None: ...
