@@ -19,6 +19,7 @@ class CounterWindow:
 
     `samples`: (at_s, sum of all increases so far), oldest first; one sample at or before the left
     edge of the window is kept, so that the edge can be interpolated.
+    Samples must come at least twice per `span_s`, or there is never a rate.
     """
 
     span_s: float
@@ -31,7 +32,10 @@ class CounterWindow:
             return replace(self, samples=((at_s, 0.0),), raw=total)
         newest_s, summed = self.samples[-1]
         increase = total - self.raw if total >= self.raw else total
-        if at_s <= newest_s:
+        if at_s - newest_s > self.span_s:
+            # After a gap nobody knows when the increase came: one sample, and so no rate yet.
+            samples: tuple[tuple[float, float], ...] = ((at_s, summed + increase),)
+        elif at_s <= newest_s:
             samples = (*self.samples[:-1], (newest_s, summed + increase))
         else:
             samples = (*_since(self.samples, at_s - self.span_s), (at_s, summed + increase))

@@ -36,7 +36,7 @@ def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candid
     seen = signals.get(target.signal, NoReading("no source reports it"))
     if isinstance(seen, NoReading):
         return Candidate(target.signal, None, f"{target.signal}=? ({seen.why})")
-    value, per_replica = seen.value, target.per_replica
+    value, per_replica, text = seen.value, target.per_replica, f"{target.per_replica:g}"
     running = signals.get(Signal.CONCURRENCY)
     if target.signal is Signal.QUEUE and slots is not None and not isinstance(running, NoReading):
         # A queue alone cannot tell five busy replicas from none: with 20 requests running on 5 x 4
@@ -44,9 +44,8 @@ def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candid
         # target, so what the target really asks for is all requests over slots + target: 26/6 -> 5.
         # The queue is part of the concurrency, but counts for itself where workers report it later.
         value = max(running.value if running else 0.0, value)
-        per_replica += slots
-    text = f"{target.signal}={value:.4g}/{per_replica:g}"
-    return Candidate(target.signal, value / per_replica, text)
+        per_replica, text = per_replica + slots, f"({slots}+{text})"
+    return Candidate(target.signal, value / per_replica, f"{target.signal}={value:.4g}/{text}")
 
 
 def _speaks_for_all(signals: Signals, signal: Signal) -> bool:
