@@ -242,11 +242,11 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
         "metrics_path": take("metrics-path", "/metrics" if ours else "", _url_path_or_none) or None,
         "drain_grace_s": take("drain-grace", 30.0, _seconds),
     }
+    policy = _policy(table, slots)
     if listen is None and len(table.problems) == before:
         table.problems.append(f"{table.where}listen: missing; permitted: {LISTEN}")
     if (models is None) == (command is None) and len(table.problems) == before:
         table.problems.append(f"{table.where}models: give either models or command, one of the two")
-    policy = _policy(table, slots)
     if len(table.problems) > before:
         return None
     return ServiceSettings(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The status API: which services there are, how they stand, and why. Reads only, changes nothing."""
+"""The status API: which services there are, how they stand, and why. It changes nothing."""
 
 from collections import Counter
 from collections.abc import Callable
