@@ -115,10 +115,15 @@ class LocalCluster:
         self._publish()
 
     def keep(
-        self, name: str, command: tuple[str, ...], *, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        env: Mapping[str, str] | None = None,
+        stop_grace_s: float = 5.0,
     ) -> KeptProcess:
         """Keep a process alive beside the replicas, from now on; it is the last to be stopped."""
-        kept = KeptProcess(name, command, site=self._site, env=env or {})
+        kept = KeptProcess(name, command, site=self._site, env=env, stop_grace_s=stop_grace_s)
         self._kept.append(kept)
         kept.start()
         return kept
@@ -190,7 +195,7 @@ class LocalCluster:
         await self._gone(KILLED_WITHIN_S)
         for task in self._lives.values():
             task.cancel()
-        await asyncio.gather(*(kept.stop(grace_s=KILLED_WITHIN_S) for kept in self._kept))
+        await asyncio.gather(*(kept.stop() for kept in self._kept))
         await self._site.close()
 
     async def _gone(self, within_s: float) -> None:
