@@ -6,16 +6,16 @@ reading (rule D1): a replica that failed lowers the share that a reading speaks 
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from http import HTTPStatus
 from math import isfinite
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from autoscaler.adapters.plain_http import At, NoAnswer, get
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
 from autoscaler.ports import Clock
 
@@ -123,31 +123,24 @@ class EngineMetrics:
     name = "engine metrics"
 
     def __init__(
-        self, urls: Callable[[], Mapping[ServiceId, Mapping[str, str]]], *, clock: Clock
+        self, places: Callable[[], Mapping[ServiceId, Mapping[str, At]]], *, clock: Clock
     ) -> None:
-        """`urls`: of each service that has metrics, replica id -> address, at this moment."""
-        self._urls = urls
+        """`places`: of each service that has metrics, replica id -> address, at this moment."""
+        self._places = places
         self._clock = clock
         self._growth: dict[ServiceId, dict[Measure, Growth]] = {}
         self._engines: dict[ServiceId, Engine] = {}  # as last recognised
-        self._http = httpx.AsyncClient(
-            trust_env=False,  # replicas are never behind a proxy
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # plain HTTP: no certificates to load
-            headers={"Accept": "text/plain", "Accept-Encoding": "identity", "Connection": "close"},
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=0),
-        )
-
-    async def close(self) -> None:
-        await self._http.aclose()
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         """Every service that has metrics, asked all together; takes a second at most."""
-        urls = {service: of for service, of in self._urls().items() if service in services}
+        places = {service: of for service, of in self._places().items() if service in services}
         asked = [
-            (service, replica, url) for service, of in urls.items() for replica, url in of.items()
+            (service, replica, at) for service, of in places.items() for replica, at in of.items()
         ]
-        pages = await asyncio.gather(*(self._scrape(url) for _, _, url in asked))
-        by_service: dict[ServiceId, dict[str, Page | NoReading]] = {service: {} for service in urls}
+        pages = await asyncio.gather(*(scrape(at) for _, _, at in asked))
+        by_service: dict[ServiceId, dict[str, Page | NoReading]] = {
+            service: {} for service in places
+        }
         for (service, replica, _), page in zip(asked, pages, strict=True):
             by_service[service][replica] = page
         return {service: self._sum(service, pages) for service, pages in by_service.items()}
@@ -195,31 +188,18 @@ class EngineMetrics:
             growth.add(replica, counters)
         return growth.total
 
-    async def _scrape(self, url: str) -> Page | NoReading:
-        try:
-            async with asyncio.timeout(SCRAPE_TIMEOUT_S):
-                text = await self._fetch(url)
-        except TimeoutError:
-            return NoReading(f"{url} was not answered within {SCRAPE_TIMEOUT_S:g}s")
-        except httpx.HTTPError as error:
-            return NoReading(f"{url} failed: {str(error) or type(error).__name__}")
-        except httpx.InvalidURL as error:
-            return NoReading(f"{url} is no address: {error}")
-        if isinstance(text, NoReading):
-            return text
-        page = read_page(text)
-        return NoReading(f"{url}: {page.why}") if isinstance(page, NoReading) else page
 
-    async def _fetch(self, url: str) -> str | NoReading:
-        async with self._http.stream("GET", url, timeout=None) as answer:
-            if answer.status_code != httpx.codes.OK:
-                return NoReading(f"{url} answered {answer.status_code}")
-            body = bytearray()
-            async for part in answer.aiter_raw():
-                body += part
-                if len(body) > SCRAPE_MAX_BYTES:
-                    return NoReading(f"{url} gave more than {SCRAPE_MAX_BYTES} bytes")
-            return body.decode(errors="replace")
+async def scrape(at: At) -> Page | NoReading:
+    """What one replica says of itself now."""
+    answer = await get(at, timeout_s=SCRAPE_TIMEOUT_S, max_bytes=SCRAPE_MAX_BYTES)
+    if isinstance(answer, NoAnswer):
+        return NoReading(f"{at} {answer.why}")
+    if answer.status != HTTPStatus.OK:
+        return NoReading(f"{at} answered {answer.status}")
+    if not answer.whole:
+        return NoReading(f"{at} broke off, or gave more than {SCRAPE_MAX_BYTES} bytes")
+    page = read_page(answer.body.decode(errors="replace"))
+    return NoReading(f"{at}: {page.why}") if isinstance(page, NoReading) else page
 
 
 def read_page(text: str) -> Page | NoReading:

@@ -15,6 +15,7 @@ from autoscaler.adapters.engines import (
     Page,
     read_page,
 )
+from autoscaler.adapters.plain_http import At
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
 from tests.adapters.builders import a_service_id
 from tests.fakes import FakeClock
@@ -43,9 +44,10 @@ class Replicas:
         finally:
             writes.close()
 
-    def urls(self) -> dict[ServiceId, dict[str, str]]:
-        address = f"http://127.0.0.1:{self.port}"
-        return {a_service_id(): {name: f"{address}/{name}" for name in self.answers}}
+    def places(self) -> dict[ServiceId, dict[str, At]]:
+        return {
+            a_service_id(): {name: At("127.0.0.1", self.port, f"/{name}") for name in self.answers}
+        }
 
 
 @dataclass
@@ -66,9 +68,8 @@ async def scraped() -> AsyncIterator[Scraped]:
     replicas, clock = Replicas(), FakeClock(100.0)
     server = await asyncio.start_server(replicas.serve, "127.0.0.1", 0)
     replicas.port = server.sockets[0].getsockname()[1]
-    source = EngineMetrics(replicas.urls, clock=clock)
+    source = EngineMetrics(replicas.places, clock=clock)
     yield Scraped(source, replicas, clock)
-    await source.close()
     server.close()
 
 
@@ -160,6 +161,12 @@ async def test_a_service_is_the_sum_of_its_replicas(scraped: Scraped) -> None:
     assert measures == {Measure.WAITING: Reading(7.0, 100.0, "engine metrics", 1.0)}
 
 
+async def test_an_answer_may_come_in_chunks(scraped: Scraped) -> None:
+    """Their sizes are no part of the page."""
+    measures = await scraped.look(one=chunks)
+    assert measures[Measure.WAITING] == Reading(42.0, 100.0, "engine metrics", 1.0)
+
+
 async def test_a_service_without_metrics_is_left_out(scraped: Scraped) -> None:
     """This source does not speak of it."""
     scraped.replicas.answers = {"one": waits(1)}
@@ -220,6 +227,18 @@ async def babbles(writes: asyncio.StreamWriter) -> None:
     writes.write(b"\xff\xfe\x00 what?\r\n\r\n")
 
 
+async def breaks_off(writes: asyncio.StreamWriter) -> None:
+    writes.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + waits(1).encode())
+
+
+async def chunks(writes: asyncio.StreamWriter) -> None:
+    """In pieces that end in the middle of a line, as servers without a length send it."""
+    writes.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in (b"tidegate_worker_queue_", b"depth 4", b"2\n"):
+        writes.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+    writes.write(b"0\r\n\r\n")
+
+
 async def zips(writes: asyncio.StreamWriter) -> None:
     writes.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
 
@@ -230,6 +249,7 @@ async def zips(writes: asyncio.StreamWriter) -> None:
         pytest.param(hangs, "was not answered within 1s", id="no answer"),
         pytest.param(drips, "was not answered within 1s", id="an answer without end, slowly"),
         pytest.param(floods, f"more than {SCRAPE_MAX_BYTES} bytes", id="an answer without end"),
+        pytest.param(breaks_off, "broke off", id="the connection breaks in the middle"),
         pytest.param(refuses, "answered 500", id="an error of the server"),
         pytest.param(redirects, "answered 302", id="a redirection is not followed"),
         pytest.param(hangs_up, "failed: ", id="the connection breaks"),

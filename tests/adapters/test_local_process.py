@@ -176,7 +176,7 @@ async def test_a_kept_process_is_started_again_until_it_is_stopped(tmp_path: Pat
     await kept.stop()
     assert not alive(second)
     assert kept.pid is None
-    await site.close()
+    site.guard.close()
 
 
 async def test_a_kept_process_that_cannot_start_says_so_and_is_tried_again(tmp_path: Path) -> None:
@@ -187,4 +187,4 @@ async def test_a_kept_process_that_cannot_start_says_so_and_is_tried_again(tmp_p
     await eventually(lambda: kept.starts >= 3, what="it is tried again")
     assert kept.why.startswith("cannot start 'no-such-activator': no such command")
     await kept.stop()
-    await site.close()
+    site.guard.close()

@@ -79,8 +79,7 @@ class KeptProcess:
             return
         try:
             while not child.ended:
-                self._site.guard.ensure()
-                child.bound_log()
+                self._site.tend(child)
                 await asyncio.wait({child.exit}, timeout=self._site.pace.probe_ready_s)
         finally:  # also when this task is cancelled: nothing may be left running
             child.kill()
