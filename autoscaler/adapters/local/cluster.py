@@ -18,6 +18,7 @@ import structlog
 
 from autoscaler.adapters.local.kept import KeptProcess
 from autoscaler.adapters.local.replicas import LocalReplica, LocalService, Owner, Site
+from autoscaler.adapters.plain_http import At
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.routes import Demand, Route
 from autoscaler.core.signals import NoReading, ServiceId
@@ -115,10 +116,15 @@ class LocalCluster:
         self._publish()
 
     def keep(
-        self, name: str, command: tuple[str, ...], *, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        env: Mapping[str, str] | None = None,
+        stop_grace_s: float = 5.0,
     ) -> KeptProcess:
         """Keep a process alive beside the replicas, from now on; it is the last to be stopped."""
-        kept = KeptProcess(name, command, site=self._site, env=env or {})
+        kept = KeptProcess(name, command, site=self._site, env=env, stop_grace_s=stop_grace_s)
         self._kept.append(kept)
         kept.start()
         return kept
@@ -151,14 +157,14 @@ class LocalCluster:
             held.state, held.why = state, why
             self._publish()
 
-    def metrics_urls(self) -> Mapping[ServiceId, Mapping[str, str]]:
-        """Of each service with a `metrics-path`: replica id -> address of the replica's metrics.
+    def metrics_places(self) -> Mapping[ServiceId, Mapping[str, At]]:
+        """Of each service with a `metrics-path`: replica id -> where its metrics are.
 
         A replica that was ready and does not answer now is listed too: it may hold a queue.
         """
         return {
             service: {
-                endpoint.id: f"http://{endpoint.host}:{endpoint.port}{held.spec.metrics_path}"
+                endpoint.id: At(endpoint.host, endpoint.port, held.spec.metrics_path)
                 for replica in held.wanted
                 if (endpoint := replica.endpoint) is not None
             }
@@ -190,8 +196,8 @@ class LocalCluster:
         await self._gone(KILLED_WITHIN_S)
         for task in self._lives.values():
             task.cancel()
-        await asyncio.gather(*(kept.stop(grace_s=KILLED_WITHIN_S) for kept in self._kept))
-        await self._site.close()
+        await asyncio.gather(*(kept.stop() for kept in self._kept))
+        self._site.guard.close()
 
     async def _gone(self, within_s: float) -> None:
         if self._lives:
@@ -244,6 +250,7 @@ class LocalCluster:
         held.replicas.remove(replica)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a replica was lost to an error of ours", exc_info=error)
+            held.generation += 1
         self._changed(held)
 
     def _in_flight(self, held: _Service, replica_id: str) -> int | NoReading:

@@ -18,13 +18,21 @@ class KeptProcess:
     """Started again with back-off whenever it ends, until `stop()`."""
 
     def __init__(
-        self, name: str, command: tuple[str, ...], *, site: Site, env: Mapping[str, str]
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        site: Site,
+        env: Mapping[str, str] | None = None,
+        stop_grace_s: float = 5.0,
     ) -> None:
+        """`stop_grace_s`: from SIGTERM to SIGKILL."""
         self.name = name
         self.starts = 0
         self.why = ""  # how it ended the last time
-        self._launch = Launch(command, log=site.log_dir / f"{name}.log", env=env)
+        self._launch = Launch(command, log=site.log_dir / f"{name}.log", env=env or {})
         self._site = site
+        self._stop_grace_s = stop_grace_s
         self._child: ChildProcess | None = None
         self._stopped = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
@@ -37,11 +45,11 @@ class KeptProcess:
         if self._life is None:
             self._life = asyncio.create_task(self._run(), name=f"keeps {self.name}")
 
-    async def stop(self, *, grace_s: float) -> None:
+    async def stop(self) -> None:
         """SIGTERM, then SIGKILL after the grace; returns when it is gone."""
         self._stopped.set()
         if self._child is not None:
-            await self._child.stop(grace_s=grace_s)
+            await self._child.stop(grace_s=self._stop_grace_s)
         if self._life is not None:
             await self._life
 
@@ -71,8 +79,7 @@ class KeptProcess:
             return
         try:
             while not child.ended:
-                self._site.guard.ensure()
-                child.bound_log()
+                self._site.tend(child)
                 await asyncio.wait({child.exit}, timeout=self._site.pace.probe_ready_s)
         finally:  # also when this task is cancelled: nothing may be left running
             child.kill()

@@ -7,6 +7,7 @@ the leader is reaped, so a group's number is never signalled after it could belo
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from autoscaler.errors import GiveUp
 LOG_MAX_BYTES = 8 * 1024 * 1024
 LOG_KEPT_BYTES = 1024 * 1024  # of a log that grew past the bound; they move to `NAME.log.1`
 LAST_WORDS_MAX = 200  # characters of a log's last line that a reason quotes
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 POLL_S = 0.05  # how often an exit is looked for where the kernel has no pidfd
 
 
@@ -164,8 +166,8 @@ def last_words(log: Path) -> str:
         lines = _tail(log, 4096).decode(errors="replace").splitlines()
     except OSError:
         return ""
-    line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    line = "".join(sign if sign.isprintable() else " " for sign in line)
+    said = (COLOUR.sub("", line).strip() for line in reversed(lines))
+    line = "".join(sign if sign.isprintable() else " " for sign in next(filter(None, said), ""))
     return line if len(line) <= LAST_WORDS_MAX else line[: LAST_WORDS_MAX - 1] + "…"
 
 

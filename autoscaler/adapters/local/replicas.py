@@ -5,24 +5,24 @@ A replica takes requests while its route lists it; `LocalReplica.endpoint` says 
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import httpx
 
 from autoscaler.adapters.local.guard import Guard
 from autoscaler.adapters.local.life import Event, back_off_s, begin, not_ready, start_again, step
 from autoscaler.adapters.local.process import ChildProcess, FreePorts, Launch, last_words
+from autoscaler.adapters.plain_http import At, NoAnswer, get
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.routes import Endpoint
 from autoscaler.core.signals import NoReading, ServiceId
-from autoscaler.errors import TidegateError
+from autoscaler.errors import RetryLater, TidegateError
 from autoscaler.ports import Clock
 
 REPLICA_HOST = "127.0.0.1"  # replicas are reached through the activator only
+PROBE_MAX_BYTES = 64 * 1024  # only the status is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +61,6 @@ class Pace:
     drain_quiet_s: float = 0.3
 
 
-def probe_client() -> httpx.AsyncClient:
-    """Plain HTTP to loopback: no proxy from the environment, no certificates to load, and no
-    connection kept, since a kept one would occupy a worker that serves one connection at a time.
-    """
-    return httpx.AsyncClient(
-        trust_env=False,
-        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        headers={"Connection": "close"},
-        limits=httpx.Limits(max_keepalive_connections=0),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Site:
     """What all replicas of one machine share."""
@@ -82,12 +70,12 @@ class Site:
     pace: Pace = Pace()
     guard: Guard = field(default_factory=Guard)
     ports: FreePorts = field(default_factory=FreePorts)
-    http: httpx.AsyncClient = field(default_factory=probe_client)
 
-    async def close(self) -> None:
-        """Only once every process is gone: what the guard still watches is killed."""
-        await self.http.aclose()
-        self.guard.close()
+    def tend(self, child: ChildProcess) -> None:
+        """What is due now and then while a process runs."""
+        child.bound_log()
+        with suppress(RetryLater):  # the machine is out of something; the next look tries again
+            self.guard.ensure()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +125,14 @@ class LocalReplica:
 
     async def run(self) -> None:
         """Start, watch and start again; returns once dismissed and gone."""
-        while True:
+        while not self._dismissed:
             self._start()
             if self._child is not None:
                 await self._live(self._child)
-            if not await self._wanted_again():
-                return
-            self._life = start_again(
-                self._life, self._owner.next_id(), now_s=self._site.clock.now_s()
-            )
-            self._owner.changed()
+            if await self._wanted_again():
+                next_id, now_s = self._owner.next_id(), self._site.clock.now_s()
+                self._life = start_again(self._life, next_id, now_s=now_s)
+                self._owner.changed()
 
     def dismiss(self) -> None:
         """No longer wanted: it gets no new request, finishes what it has, and ends."""
@@ -173,10 +159,10 @@ class LocalReplica:
 
     def _start(self) -> None:
         self._child, self._misses, self._stopping = None, 0, False
-        self._port = self._site.ports.take(REPLICA_HOST)
         try:
+            self._port = self._site.ports.take(REPLICA_HOST)
             self._child = ChildProcess(self._launch(), guard=self._site.guard)
-        except TidegateError as error:
+        except (TidegateError, OSError) as error:  # OSError: no port, no open file is to be had
             self._step(Event.ENDED, str(error))
         else:
             self._child.exit.add_done_callback(lambda _: self._nudged.set())
@@ -231,8 +217,7 @@ class LocalReplica:
             return
         else:
             self._life = not_ready(self._life, miss)  # no change of state: nobody is woken
-        self._site.guard.ensure()
-        child.bound_log()
+        self._site.tend(child)
         ready = self._life.state is ReplicaState.READY
         await self._rest(pace.probe_ready_s if ready else pace.probe_starting_s)
 
@@ -243,23 +228,12 @@ class LocalReplica:
 
     async def _probe(self) -> str | None:
         """None when ready, else why not."""
-        url = f"http://{REPLICA_HOST}:{self._port}{self._spec.ready_path}"
-        path = f"GET {self._spec.ready_path}"
+        at = At(REPLICA_HOST, self._port, self._spec.ready_path)
         timeout_s = self._site.pace.probe_timeout_s
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._site.http.stream(
-                    "GET", url, timeout=None
-                ) as answer,  # the limit above is for all of it
-            ):
-                return None if answer.is_success else f"{path} answered {answer.status_code}"
-        except TimeoutError:
-            return f"{path} was not answered within {timeout_s:g}s"
-        except httpx.ConnectError:
-            return f"nothing listens on its port {self._port} yet"
-        except httpx.HTTPError as error:
-            return f"{path} failed: {str(error) or type(error).__name__}"
+        answer = await get(at, timeout_s=timeout_s, max_bytes=PROBE_MAX_BYTES)
+        if isinstance(answer, NoAnswer):
+            return f"{at} {answer.why}"
+        return None if 200 <= answer.status < 300 else f"{at} answered {answer.status}"
 
     async def _drain(self, child: ChildProcess) -> None:
         """Wait for its last requests, then stop it; returns early if it ended or was recalled."""
