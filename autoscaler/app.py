@@ -26,11 +26,11 @@ from prometheus_client import CollectorRegistry
 
 from autoscaler import settings as config
 from autoscaler.adapters.activators import ActivatorHub, ActivatorSignalSource
-from autoscaler.adapters.engines import EngineSignalSource
+from autoscaler.adapters.engines import EngineMetrics
 from autoscaler.adapters.local.cluster import LocalCluster
 from autoscaler.adapters.local.kept import KeptProcess
 from autoscaler.adapters.local.replicas import LocalService, Site
-from autoscaler.adapters.memory import JsonFileMemoryStore
+from autoscaler.adapters.memory import FileMemoryStore
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
 from autoscaler.core.signals import ServiceId
@@ -140,10 +140,10 @@ class _LocalController:
             cluster=self._cluster,
             sources=[
                 ActivatorSignalSource(self._hub, clock=clock),
-                EngineSignalSource(self._cluster.metrics_urls, clock=clock),
+                EngineMetrics(self._cluster.metrics_places, clock=clock),
             ],
             routes=self._cluster,
-            store=JsonFileMemoryStore(state_dir / "learned.json"),
+            store=FileMemoryStore(state_dir / "learned.json"),
             clock=clock,
         )
         self._ticker = Ticker(self._loop)
