@@ -129,7 +129,8 @@ class _LocalController:
         clock = MonotonicClock()
         state_dir = settings.controller.state_dir
         self._socket_path = state_dir / "activator.sock"
-        self._hub = ActivatorHub(on_wake=self._wake)
+        self._hub = ActivatorHub(now_s=clock.now_s)
+        self._hub.on_wake = self._wake
         self._cluster = LocalCluster(
             [_local_service(service) for service in settings.services],
             site=Site(clock, state_dir / "logs"),
@@ -139,7 +140,7 @@ class _LocalController:
         self._loop = ControlLoop(
             cluster=self._cluster,
             sources=[
-                ActivatorSignalSource(self._hub, clock=clock),
+                ActivatorSignalSource(self._hub),
                 EngineMetrics(self._cluster.metrics_places, clock=clock),
             ],
             routes=self._cluster,
@@ -173,9 +174,7 @@ class _LocalController:
         await stop.wait()
         # Activators first, while the loop still scales: what is held or in flight is answered.
         log.info("stopping: requests may finish", within_s=self._settings.activator.drain_s)
-        await asyncio.gather(
-            *(kept.stop(grace_s=self._settings.activator.drain_s) for kept in activators)
-        )
+        await asyncio.gather(*(kept.stop() for kept in activators))
         scheduler.shutdown(wait=False)
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
@@ -193,8 +192,10 @@ class _LocalController:
                 (
                     *(sys.executable, "-m", "autoscaler.cli", "activator"),
                     *("--channel", str(self._socket_path), "--process", f"{n}/{count}"),
-                    *("--drain", f"{self._settings.activator.drain_s:g}s"),
+                    *("--grace-s", f"{self._settings.activator.drain_s:g}"),
                 ),
+                # Its own grace ends first, so that what is cut off is cut off by it, with an answer.
+                stop_grace_s=self._settings.activator.drain_s + 5.0,
             )
             for n in range(count)
         ]
