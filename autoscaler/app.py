@@ -194,7 +194,7 @@ class _LocalController:
                     *("--channel", str(self._socket_path), "--process", f"{n}/{count}"),
                     *("--grace-s", f"{self._settings.activator.drain_s:g}"),
                 ),
-                # Its own grace ends first, so that what is cut off is cut off by it, with an answer.
+                # Its own grace ends first: what is cut off then gets an answer from it.
                 stop_grace_s=self._settings.activator.drain_s + 5.0,
             )
             for n in range(count)

@@ -20,7 +20,8 @@ class Format:
     """How files with one suffix become models.
 
     `module` has the function `load`; `needs` are the modules that reading a file takes;
-    `runs_code`: reading such a file runs whatever code its author put in, so the user must ask for it.
+    `runs_code`: reading such a file runs whatever code its author put in, so the user must ask
+    for it.
     """
 
     module: str
