@@ -58,7 +58,8 @@ class ControlLoop:
         self._store = store
         self._clock = clock
         self._memories: dict[ServiceId, ServiceMemory] = {}
-        self._learned: Mapping[ServiceId, LeadTimes] | None = None
+        self._learned: Mapping[ServiceId, LeadTimes] | None = None  # by earlier controllers
+        self._saved: Mapping[ServiceId, LeadTimes] = {}
         self.records: dict[ServiceId, deque[Record]] = {}
 
     async def tick(self, only: Collection[ServiceId] | None = None) -> tuple[Decision, ...]:
@@ -164,6 +165,11 @@ class ControlLoop:
 
     async def _save(self) -> None:
         learned = {sid: memory.lead_times for sid, memory in self._memories.items()}
-        if learned and learned != self._learned:
-            self._learned = {**(self._learned or {}), **learned}
-            await self._store.save(self._learned)
+        if not learned or learned == self._saved:
+            return
+        try:
+            await self._store.save({**(self._learned or {}), **learned})
+        except RetryLater as trouble:
+            log.warning("lead times not saved; trying again at the next tick", why=str(trouble))
+        else:
+            self._saved = learned

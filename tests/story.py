@@ -17,6 +17,21 @@ from tests.builders import A_SERVICE
 LEVELS = ("concurrency", "held", "waiting", "rps", "tokens/s")
 
 
+GROWS: dict[str, Measure] = {
+    "concurrency": Measure.REQUEST_SECONDS_TOTAL,
+    "held": Measure.HELD_SECONDS_TOTAL,
+    "rps": Measure.REQUESTS_TOTAL,
+    "tokens/s": Measure.TOKENS_TOTAL,
+}
+BLINDS = {
+    "concurrency": (Measure.REQUEST_SECONDS_TOTAL, Measure.IN_FLIGHT),
+    "held": (Measure.HELD_SECONDS_TOTAL, Measure.HELD),
+    "waiting": (Measure.WAITING,),
+    "rps": (Measure.REQUESTS_TOTAL,),
+    "tokens/s": (Measure.TOKENS_TOTAL,),
+}
+
+
 @dataclass
 class Story:
     """One service under one policy; `play` is one tick."""
@@ -85,18 +100,3 @@ class Story:
         for gone in [n for n in self.replicas if n >= self.scale]:
             del self.replicas[gone]
         return tuple(self.replicas[n] for n in sorted(self.replicas))
-
-
-GROWS = {
-    "concurrency": Measure.REQUEST_SECONDS_TOTAL,
-    "held": Measure.HELD_SECONDS_TOTAL,
-    "rps": Measure.REQUESTS_TOTAL,
-    "tokens/s": Measure.TOKENS_TOTAL,
-}
-BLINDS = {
-    "concurrency": (Measure.REQUEST_SECONDS_TOTAL, Measure.IN_FLIGHT),
-    "held": (Measure.HELD_SECONDS_TOTAL, Measure.HELD),
-    "waiting": (Measure.WAITING,),
-    "rps": (Measure.REQUESTS_TOTAL,),
-    "tokens/s": (Measure.TOKENS_TOTAL,),
-}
