@@ -2,10 +2,13 @@
 """Stand-ins for the world, each with the shape of a protocol and a record of what it was told."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from autoscaler.core.routes import Demand, Route
-from autoscaler.core.signals import NoReading
+from autoscaler.core.signals import Measures, NoReading, ServiceId
+from autoscaler.errors import RetryLater
+from autoscaler.ports import Refusal, ServiceView
 
 
 class WallClock:
@@ -47,3 +50,55 @@ class FakeActivators:
     def route(self, service: str) -> Route:
         """The last word on one service."""
         return self.published[-1][service]
+
+
+class FakeCluster:
+    """Services of which a test says how they stand; remembers every count it was asked for."""
+
+    def __init__(self, *views: ServiceView) -> None:
+        self.views = {view.service: view for view in views}
+        self.scaled: list[tuple[ServiceId, int]] = []
+        self.down: str | None = None  # why it cannot be asked
+
+    async def services(self) -> Mapping[ServiceId, ServiceView]:
+        if self.down is not None:
+            raise RetryLater(self.down, after_s=1.0)
+        return dict(self.views)
+
+    async def scale(self, service: ServiceId, replicas: int, *, generation: int) -> Refusal | None:
+        view = self.views[service]
+        if generation != view.generation:
+            return Refusal(f"generation {generation} is past")
+        self.scaled.append((service, replicas))
+        self.views[service] = replace(view, scale=replicas, generation=generation + 1)
+        return None
+
+
+class FakeSource:
+    """A signal source with the numbers that a test sets."""
+
+    name = "fake"
+
+    def __init__(self, measures: Mapping[ServiceId, Measures] | None = None) -> None:
+        self.measures = dict(measures or {})
+        self.asked: list[frozenset[ServiceId]] = []
+
+    async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
+        self.asked.append(frozenset(services))
+        return self.measures
+
+
+class FakeRoutes:
+    """A route table that holds the path when a test says so; remembers what it was told."""
+
+    def __init__(self, *, holds: bool = True) -> None:
+        self.holds = holds
+        self.asked_to_hold: list[ServiceId] = []
+        self.announced: dict[ServiceId, tuple[str, str]] = {}
+
+    async def hold(self, service: ServiceId) -> bool:
+        self.asked_to_hold.append(service)
+        return self.holds
+
+    async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
+        self.announced[service] = (state, why)
