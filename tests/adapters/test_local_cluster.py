@@ -204,16 +204,39 @@ async def test_a_draining_replica_waits_for_its_last_request(machine: Machine) -
     await machine.until()
 
 
-async def test_a_draining_replica_does_not_take_silence_for_idleness(machine: Machine) -> None:
-    """No word from the activator keeps it until the grace is over (rule D1), and no longer."""
+@pytest.mark.parametrize(
+    ("demand", "share"),
+    [
+        pytest.param(NoReading("no activator reports"), 0.0, id="no word"),
+        pytest.param(Demand("local/toy"), 0.5, id="the word of one of two activators"),
+    ],
+)
+async def test_a_draining_replica_does_not_take_silence_for_idleness(
+    machine: Machine, demand: Demand | NoReading, share: float
+) -> None:
+    """What is not known to be idle is kept until the grace is over (rule D1), and no longer."""
     await machine.up(a_local_service(*TOY, drain_grace_s=1.0))
     await machine.scale(1)
     (replica,) = await machine.until(READY)
-    machine.activators.demands[str(a_service_id())] = NoReading("no activator reports")
+    machine.activators.demands[str(a_service_id())] = demand
+    machine.activators.share = share
     await machine.scale(0)
     asked = machine.activators.asked
     await eventually(lambda: machine.activators.asked > asked + 20, what="it looked often")
     assert alive(machine.cluster.pids()[replica.id])
+    await machine.until()
+
+
+async def test_no_request_outlives_the_activators(machine: Machine) -> None:
+    """Once every activator is gone a replica need not wait for requests: there are none."""
+    cluster = await machine.up(a_local_service(*TOY, drain_grace_s=600.0))
+    activator = cluster.keep("activator", ("sleep", "600"))
+    await machine.scale(1)
+    await machine.until(READY)
+    machine.activators.demands[str(a_service_id())] = NoReading("no activator is connected")
+    await machine.scale(0)
+    assert machine.states() == [DRAINING]
+    await activator.stop()
     await machine.until()
 
 
