@@ -41,6 +41,7 @@ from autoscaler.settings import Address, ServiceSettings, Settings
 log = structlog.get_logger(__name__)
 
 LOCAL_NAMESPACE = "local"
+LISTENS_WITHIN_S = 15.0  # an activator starts in a second; the log says so when one does not
 
 cli = typer.Typer(rich_markup_mode=None)
 
@@ -168,8 +169,9 @@ class _LocalController:
             coalesce=True,
         )
         scheduler.start()
-        await api.start()
         self._ticker.tick_all()
+        await self._listening()
+        await api.start()
         log.info("controller started", api=f"http://{api.address}")
         await stop.wait()
         # Activators first, while the loop still scales: what is held or in flight is answered.
@@ -183,6 +185,17 @@ class _LocalController:
         await api.stop()
         await self._hub.stop()
         log.info("stopped")
+
+    async def _listening(self) -> None:
+        """Wait until every service can be reached; say which cannot, and go on."""
+        names = [str(ServiceId(LOCAL_NAMESPACE, s.name)) for s in self._settings.services]
+        ends_s = self._clock.now_s() + LISTENS_WITHIN_S
+        while not all(map(self._hub.held_by, names)) and self._clock.now_s() < ends_s:
+            await asyncio.sleep(0.02)
+        for name in names:
+            if not self._hub.held_by(name):
+                why = [port.problem for port in self._hub.ports(name) if port.problem]
+                log.error("no activator listens for the service", service=name, why=why)
 
     def _start_activators(self) -> list[KeptProcess]:
         count = self._settings.activator.processes

@@ -110,14 +110,7 @@ async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         controller = Running(
             tmp_path, process, f"http://127.0.0.1:{api}", f"http://127.0.0.1:{listen}", http
         )
-        # The path is held once a health check is answered by the activator itself.
         await controller.until(lambda status: True, "the controller starts")
-        ends_s = time.monotonic() + BOUND_S
-        while time.monotonic() < ends_s:
-            with contextlib.suppress(httpx.HTTPError):
-                await http.get(f"{controller.url}/v2/health/live")
-                break
-            await asyncio.sleep(0.05)
         try:
             yield controller
         finally:
