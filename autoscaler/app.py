@@ -190,7 +190,9 @@ class _LocalController:
         """Wait until every service can be reached; say which cannot, and go on."""
         names = [str(ServiceId(LOCAL_NAMESPACE, s.name)) for s in self._settings.services]
         ends_s = self._clock.now_s() + LISTENS_WITHIN_S
-        while not all(map(self._hub.held_by, names)) and self._clock.now_s() < ends_s:
+        while not all(map(self._hub.held_by, names)):
+            if self._clock.now_s() >= ends_s:
+                break
             await asyncio.sleep(0.02)
         for name in names:
             if not self._hub.held_by(name):
