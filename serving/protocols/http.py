@@ -38,7 +38,7 @@ _STATUS: tuple[tuple[type[WorkerError], int], ...] = (
 )
 
 
-class ClientLeft(Exception):  # noqa: N818 - nobody erred
+class ClientLeft(Exception):
     """The client closed its connection before its answer was there. Not an error of anybody's."""
 
 
