@@ -20,8 +20,7 @@ class Format:
     """How files with one suffix become models.
 
     `module` has the function `load`; `needs` are the modules that reading a file takes;
-    `runs_code`: reading such a file runs whatever code its author put in, so the user must ask
-    for it.
+    `runs_code`: reading such a file runs whatever code its author put in, so it must be asked for.
     """
 
     module: str
