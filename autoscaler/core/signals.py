@@ -113,7 +113,9 @@ class NoReading:
     why: str
 
 
-def reading(value: float, *, at_s: float, source: str, share_ratio: float = 1.0) -> Reading | NoReading:
+def reading(
+    value: float, *, at_s: float, source: str, share_ratio: float = 1.0
+) -> Reading | NoReading:
     """Take a number from outside: NaN, infinities and negatives are no reading (rule D1)."""
     if not math.isfinite(value):
         return NoReading(f"{source} gave {value}")
