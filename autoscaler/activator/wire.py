@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of HTTP/1.1, in and out: the only file that knows how a head or a chunk is written.
+
+Pure: no socket, no clock. Heads are read by llhttp at its strictest, then checked once more for
+what makes two parsers disagree about where a message ends (request smuggling): whatever is
+ambiguous is refused, never mended. A head goes on as the bytes it came in as, unless a header in
+it belongs to one hop only; then it is written anew from what was understood.
+Source: RFC 9112 sections 2.2, 3.2, 6, 7.1 and 11.2; RFC 9110 sections 7.6.1, 10.1.1 and 15.2.
+"""
+
+import re
+from typing import Final
+
+import httptools
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_CHUNK_LINE_BYTES: Final = 4096  # size and extensions of one chunk; real ones have 3 to 8 bytes
+MAX_TRAILER_BYTES: Final = 64 * 1024
+HEAD_END: Final = b"\r\n\r\n"
+# What an HTTP/2 client that knows the server speaks it says first (h2c by prior knowledge; gRPC).
+H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+# An empty SETTINGS frame, then GOAWAY(last stream 0, NO_ERROR): "none of your streams was touched",
+# upon which a gRPC client may send them again without asking anybody.
+H2_GO_AWAY: Final = bytes.fromhex("0000000400000000000000080700000000000000000000000000")
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# Headers that speak of one hop (RFC 9110 7.6.1, and those that pre-date it).
+_HOP: Final = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"upgrade")
+)
+_SPECIAL_IN_REQUESTS: Final = _HOP | {
+    b"content-length",
+    b"expect",
+    b"host",
+    b"transfer-encoding",
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+}
+_SPECIAL_IN_RESPONSES: Final = _HOP | {b"content-length", b"transfer-encoding"}
+# A request may not name these in `Connection`: dropping them would change what the message means.
+_NOT_HOP: Final = frozenset(
+    (b"content-length", b"host", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-proto")
+)
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)", re.IGNORECASE)
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_TRAILER_LINE: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\x00]*)?\r\n")
+
+Header = tuple[bytes, bytes]
+
+
+class WireError(Exception):
+    """A message that cannot be passed on: `status` is the answer to a client, `why` its text."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.why = why
+
+
+class RequestHead:
+    """What a request's head says. `forward` is the head to send upstream, its last empty line too.
+
+    `length` is the body's in bytes, meaningless if `chunked`. `expects` means that the client waits
+    for `100 Continue`, `upgrades` that it asks for a WebSocket.
+    """
+
+    __slots__ = (
+        "chunked",
+        "expects",
+        "forward",
+        "keep_alive",
+        "length",
+        "method",
+        "path",
+        "raw",
+        "upgrades",
+        "version_10",
+    )
+
+    raw: bytes
+    forward: bytes
+    method: str
+    path: str
+    length: int
+    chunked: bool
+    keep_alive: bool
+    expects: bool
+    upgrades: bool
+    version_10: bool
+
+
+class ResponseHead:
+    """What a response's head says. `forward` is the head for an HTTP/1.1 client.
+
+    `length` None and not `chunked`: the body lasts until the connection closes. `keep_alive_s` is
+    what the server says of its idle connections, if it says so.
+    """
+
+    __slots__ = (
+        "chunked",
+        "forward",
+        "keep_alive",
+        "keep_alive_s",
+        "length",
+        "raw",
+        "status",
+        "switches",
+    )
+
+    raw: bytes
+    forward: bytes
+    status: int
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    keep_alive_s: float | None
+    switches: bool
+
+
+class _Seen:
+    """Collects what llhttp reports of one head."""
+
+    __slots__ = ("complete", "headers", "target")
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.target = b""
+        self.complete = False
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def _read(
+    parser: httptools.HttpRequestParser | httptools.HttpResponseParser, seen: _Seen, raw: bytes
+) -> str:
+    """Run llhttp over one whole head; the reason if it is not exactly one, else an empty string."""
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade as upgrade:
+        if upgrade.args[0] != len(raw):
+            return "bytes after the end of the head"
+    except httptools.HttpParserError as error:
+        return str(error)
+    return "" if seen.complete else "the head does not end where it should"
+
+
+def _tokens(values: list[bytes]) -> set[bytes]:
+    return {token.strip().lower() for value in values for token in value.split(b",")}
+
+
+def _length(values: list[bytes]) -> int:
+    if len(values) > 1:
+        raise WireError(400, "more than one Content-Length")
+    # isdigit() is true for ASCII digits alone; 18 of them are 888 PiB.
+    if not values[0].isdigit() or len(values[0]) > 18:
+        raise WireError(400, "Content-Length is not a plain number")
+    return int(values[0])
+
+
+def parse_request(raw: bytes, *, client: bytes) -> RequestHead:
+    """Read one request head, `raw` including its empty line. `client`: the peer's IP address.
+
+    Raises `WireError` for what is malformed, ambiguous or not spoken here.
+    """
+    seen = _Seen()
+    parser = httptools.HttpRequestParser(seen)
+    problem = _read(parser, seen, raw)
+    if problem:
+        raise WireError(400, problem)
+    version = parser.get_http_version()
+    method = parser.get_method()
+    if version not in ("1.1", "1.0"):
+        raise WireError(505, f"HTTP/{version} is not spoken here")
+    if method == b"CONNECT":
+        raise WireError(501, "CONNECT is not supported")
+    special: dict[bytes, list[bytes]] = {}
+    for name, value in seen.headers:
+        lower = name.lower()
+        if lower in _SPECIAL_IN_REQUESTS:
+            special.setdefault(lower, []).append(value)
+    head = RequestHead()
+    head.raw = raw
+    head.method = method.decode("ascii")
+    head.version_10 = version == "1.0"
+    _read_framing(head, special)
+    connection = _tokens(special.get(b"connection", []))
+    if connection & _NOT_HOP:
+        raise WireError(400, "Connection names a header that is not the hop's")
+    head.keep_alive = b"keep-alive" in connection if head.version_10 else b"close" not in connection
+    head.expects = _expects(special) and not head.version_10
+    head.upgrades = (
+        b"upgrade" in connection
+        and _tokens(special.get(b"upgrade", [])) == {b"websocket"}
+        and not head.version_10
+    )
+    if head.upgrades and (head.length or head.chunked):
+        raise WireError(400, "an upgrade with a body")
+    absolute = _ABSOLUTE.match(seen.target)
+    target = (seen.target[absolute.end() :] or b"/") if absolute else seen.target
+    head.path = target.split(b"?", 1)[0].decode("ascii", "replace")
+    hosts = special.get(b"host", [])
+    if len(hosts) > 1 or (not hosts and not head.version_10):
+        raise WireError(400, "a request needs exactly one Host")
+    host = absolute.group(1) if absolute else (hosts[0] if hosts else b"")
+    head.forward = _forward_request(
+        head, seen.headers, special, target=target, host=host, client=client, connection=connection
+    )
+    return head
+
+
+def _read_framing(head: RequestHead, special: dict[bytes, list[bytes]]) -> None:
+    encodings = special.get(b"transfer-encoding", [])
+    lengths = special.get(b"content-length", [])
+    head.chunked = bool(encodings)
+    head.length = 0
+    if encodings:
+        if head.version_10:
+            raise WireError(400, "Transfer-Encoding in an HTTP/1.0 request")
+        if lengths:
+            raise WireError(400, "both Content-Length and Transfer-Encoding")
+        if len(encodings) > 1 or encodings[0].lower() != b"chunked":
+            raise WireError(501, "the only Transfer-Encoding spoken here is chunked")
+    elif lengths:
+        head.length = _length(lengths)
+
+
+def _expects(special: dict[bytes, list[bytes]]) -> bool:
+    expectations = _tokens(special.get(b"expect", []))
+    if expectations - {b"100-continue"}:
+        raise WireError(417, "the only expectation met here is 100-continue")
+    return bool(expectations)
+
+
+def _forward_request(
+    head: RequestHead,
+    headers: list[Header],
+    special: dict[bytes, list[bytes]],
+    *,
+    target: bytes,
+    host: bytes,
+    client: bytes,
+    connection: set[bytes],
+) -> bytes:
+    """The head as it goes upstream: always HTTP/1.1, one Host, nothing of the client's own hop."""
+    proto = b"" if b"x-forwarded-proto" in special else b"X-Forwarded-Proto: http\r\n"
+    if special.keys() <= {b"host", b"content-length", b"transfer-encoding", b"x-forwarded-proto"}:
+        # "GET  /" has a space too many, which some take for an empty target: such a line is
+        # written anew below. An absolute target cannot follow a method and one space either.
+        start = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), target)
+        if head.raw.startswith(start) and host:
+            return b"%bX-Forwarded-For: %b\r\n%b\r\n" % (head.raw[:-2], client, proto)
+    drop = _HOP | connection | {b"expect", b"host", b"x-forwarded-for"}
+    lines = [b"%b %b HTTP/1.1" % (head.method.encode("ascii"), target)]
+    if host:
+        lines.append(b"Host: " + host)
+    lines += [b"%b: %b" % (n, v) for n, v in headers if n.lower() not in drop]
+    if b"trailers" in _tokens(special.get(b"te", [])):
+        lines.append(b"TE: trailers")
+        if not head.upgrades:
+            lines.append(b"Connection: TE")
+    if head.upgrades:
+        lines += [b"Connection: Upgrade", b"Upgrade: websocket"]
+    chain = [*special.get(b"x-forwarded-for", []), client]
+    lines.append(b"X-Forwarded-For: " + b", ".join(chain))
+    return b"\r\n".join(lines) + b"\r\n" + proto + b"\r\n"
+
+
+def parse_response(raw: bytes) -> ResponseHead:
+    """Read one response head, `raw` including its empty line. Raises `WireError` (502)."""
+    seen = _Seen()
+    parser = httptools.HttpResponseParser(seen)
+    problem = _read(parser, seen, raw)
+    if problem:
+        raise WireError(502, f"the replica's answer is malformed: {problem}")
+    special: dict[bytes, list[bytes]] = {}
+    for name, value in seen.headers:
+        lower = name.lower()
+        if lower in _SPECIAL_IN_RESPONSES:
+            special.setdefault(lower, []).append(value)
+    encodings = special.get(b"transfer-encoding", [])
+    lengths = special.get(b"content-length", [])
+    if encodings and (lengths or len(encodings) > 1 or encodings[0].lower() != b"chunked"):
+        raise WireError(502, "the replica's answer has an ambiguous length")
+    head = ResponseHead()
+    head.raw = raw
+    head.status = parser.get_status_code()
+    head.chunked = bool(encodings)
+    try:
+        head.length = _length(lengths) if lengths else None
+    except WireError as error:
+        raise WireError(502, f"the replica's answer: {error.why}") from error
+    connection = _tokens(special.get(b"connection", []))
+    version_11 = parser.get_http_version() == "1.1"
+    head.keep_alive = version_11 and b"close" not in connection
+    head.keep_alive_s = _keep_alive_s(special.get(b"keep-alive", []))
+    head.switches = head.status == 101
+    plain = version_11 and special.keys() <= {b"content-length", b"transfer-encoding"}
+    if plain or head.switches:
+        head.forward = raw
+    else:
+        head.forward = _rewrite_response(raw, seen.headers, _HOP | (connection - _NOT_HOP))
+    return head
+
+
+def _rewrite_response(raw: bytes, headers: list[Header], drop: frozenset[bytes]) -> bytes:
+    status_line = b"HTTP/1.1" + raw[8 : raw.index(b"\r\n")]
+    lines = [status_line] + [b"%b: %b" % (n, v) for n, v in headers if n.lower() not in drop]
+    return b"\r\n".join(lines) + HEAD_END
+
+
+def without_chunking(head: ResponseHead) -> bytes:
+    """The head for a client that knows no chunks (HTTP/1.0): the close ends the body."""
+    seen = _Seen()
+    _read(httptools.HttpResponseParser(seen), seen, head.forward)
+    return _rewrite_response(head.forward, seen.headers, _HOP | {b"transfer-encoding"})
+
+
+def _keep_alive_s(values: list[bytes]) -> float | None:
+    for token in _tokens(values):
+        name, _, seconds = token.partition(b"=")
+        if name.strip() == b"timeout" and seconds.strip().isdigit():
+            return float(seconds)
+    return None
+
+
+class Chunks:
+    """Finds the end of a chunked body in the bytes that go by, and can hand out what is inside.
+
+    Strict: sizes are bare hexadecimal, every line ends in CR LF. `done` once the last byte went by.
+    """
+
+    __slots__ = ("_in_trailer", "_left", "_tail", "_trailer_bytes", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._left = 0  # bytes of the present chunk still to come, its CR LF included
+        self._tail = b""  # the beginning of a line whose end has not come yet
+        self._in_trailer = False
+        self._trailer_bytes = 0
+
+    def feed(self, data: bytes, start: int = 0, *, into: list[bytes] | None = None) -> int:
+        """Go over `data[start:]`; returns where the body ends in it, or `len(data)` if it goes on.
+
+        The payload is appended to `into` if given. Raises `WireError` (400) on anything ambiguous.
+        """
+        before = len(self._tail)
+        if before:
+            data = self._tail + (data[start:] if start else data)
+            self._tail = b""
+            at = 0
+        else:
+            at = start
+        size = len(data)
+        while at < size and not self.done:
+            if self._left:
+                at = self._through_chunk(data, at, into)
+                continue
+            match = (_TRAILER_LINE if self._in_trailer else _CHUNK_SIZE).match(data, at)
+            if match is None:
+                self._keep_tail(data, at)
+                at = size
+            elif self._in_trailer:
+                self._trailer_bytes += match.end() - at
+                if self._trailer_bytes > MAX_TRAILER_BYTES:
+                    raise WireError(431, "trailers are too large")
+                self.done = match.end() - at == 2
+                at = match.end()
+            else:
+                chunk = int(match.group(1), 16)
+                at = match.end()
+                self._in_trailer = chunk == 0
+                self._left = chunk + 2 if chunk else 0
+        return at - before + (start if before else 0)
+
+    def _through_chunk(self, data: bytes, at: int, into: list[bytes] | None) -> int:
+        end = min(at + self._left, len(data))
+        payload_end = min(end, at + max(0, self._left - 2))
+        if into is not None and payload_end > at:
+            into.append(data[at:payload_end])
+        ending = data[payload_end:end]
+        if ending != (b"\r\n" if self._left > 1 else b"\n")[: len(ending)]:
+            raise WireError(400, "a chunk is longer than its size")
+        self._left -= end - at
+        return end
+
+    def _keep_tail(self, data: bytes, at: int) -> None:
+        tail = data[at:]
+        limit = MAX_HEAD_BYTES if self._in_trailer else MAX_CHUNK_LINE_BYTES
+        cr = tail.find(b"\r")
+        if b"\n" in tail or (0 <= cr < len(tail) - 1) or len(tail) > limit:
+            raise WireError(400, "a malformed chunk line")
+        if not self._in_trailer and not tail[:1].isalnum():
+            raise WireError(400, "a malformed chunk size")
+        self._tail = tail
