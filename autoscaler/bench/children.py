@@ -32,6 +32,10 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
     async def ask(self, line: str, *, within_s: float) -> str:
         """Write one line, return the line that comes back."""
         if self._process.stdin is None:

@@ -3,11 +3,13 @@
 
 import asyncio
 import json
+import logging
 import signal
 import sys
 from collections.abc import Coroutine
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 
@@ -79,6 +81,10 @@ def activator(
     Without Go or aiohttp their figures are null and the report says why. With all of them and the
     three workloads the whole takes about 30 x duration x rounds seconds.
     """
+    structlog.configure(  # the hub's log: a channel that opens and closes is no news here
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     console = Console(stderr=True)
     try:
         options = checked(

@@ -19,6 +19,7 @@ from dataclasses import asdict
 
 import uvloop
 
+from autoscaler.bench.cores import cores_busy_s
 from autoscaler.bench.messages import HEAD_END, CountedMessages, field
 from autoscaler.bench.parent import next_line, tell
 from autoscaler.bench.phases import Phase, Seen
@@ -190,12 +191,14 @@ async def measure(phase: Phase) -> Seen:
     await _wait_for_close(load, phase.warm_s)
 
     cpu_before = {name: cpu_seconds(pid) for name, pid in phase.cpu_of.items()}
+    cores_before = cores_busy_s()
     started_s = time.perf_counter()
     load.counting = True
     await _wait_for_close(load, phase.duration_s)
     load.counting = False
     seconds = time.perf_counter() - started_s
     cpu_s = {n: cpu_seconds(pid) - cpu_before[n] for n, pid in phase.cpu_of.items()}
+    cores_now = cores_busy_s()
 
     load.stopping = True
     if not await _wait_for_close(load, _LONGEST_ANSWER_S):
@@ -209,6 +212,7 @@ async def measure(phase: Phase) -> Seen:
         first_p50_s=quantile(sorted(load.first_s), 0.50) if load.paced else None,
         paced_events=len(load.event_delays_s),
         cpu_s=cpu_s,
+        core_s=tuple(cores_now[core] - cores_before[core] for core in phase.cores),
         errors=dict(load.errors),
     )
 

@@ -78,6 +78,22 @@ def cores_of_list(text: str) -> frozenset[int]:
     return frozenset(cores)
 
 
+def cores_busy_s() -> dict[int, float]:
+    """For how long each core has not been idle since the system began; steps of 10 ms.
+
+    Source: proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice;
+    the last two are part of the first two.
+    """
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    busy_s = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            user, nice, system, _idle, _iowait, *rest = (int(tick) for tick in ticks[:8])
+            busy_s[int(name.removeprefix("cpu"))] = (user + nice + system + sum(rest)) * tick_s
+    return busy_s
+
+
 def hardware() -> dict[str, str | int]:
     """What the figures were taken on."""
     return {

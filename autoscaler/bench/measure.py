@@ -62,7 +62,9 @@ async def measure(
                 began(f"{workload.name}, round {number + 1} of {plan.rounds}: {name}")
                 port = proxy_running.port if proxy_running else backend_port
                 cpu_of = {**ends, **({"proxy": proxy_running.pid} if proxy_running else {})}
-                done.append(await _turn(client, name, workload, plan, port=port, cpu_of=cpu_of))
+                done.append(
+                    await _turn(client, name, workload, plan, cores=cores, port=port, cpu_of=cpu_of)
+                )
                 ended()
             rounds.append(done)
         return rounds
@@ -74,6 +76,7 @@ async def _turn(
     workload: Workload,
     plan: Plan,
     *,
+    cores: Cores,
     port: int,
     cpu_of: dict[str, int],
 ) -> Turn:
@@ -87,6 +90,7 @@ async def _turn(
             duration_s=plan.duration_s,
             for_latency=for_latency,
             cpu_of=cpu_of,
+            cores=tuple(sorted({cores.proxy, cores.backend, cores.client})),
         )
         longest_s = plan.warm_s + plan.duration_s + _SPARE_S
         answer = await client.ask(json.dumps(asdict(phase)), within_s=longest_s)

@@ -82,7 +82,7 @@ class CountedMessages(asyncio.BufferedProtocol):
         self.message_arrived()
 
     def _length(self, nbytes: int) -> int:
-        """How many bytes from the start of this read the message has; 0 if that is not known yet."""
+        """How many bytes from the start of this read the message has; 0 if not known yet."""
         before = len(self._split_head)
         if before:
             return self._length_with(self._split_head + bytes(_arrived_view[:nbytes]), before)

@@ -23,7 +23,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One measurement. `cpu_of`: processes whose CPU time during the window is wanted, by name."""
+    """One measurement. Of these the CPU time during the window is wanted:
+
+    `cpu_of`: processes by name; `cores`: whole cores, whoever used them.
+    """
 
     workload: str
     port: int
@@ -32,6 +35,7 @@ class Phase:
     duration_s: float
     for_latency: bool
     cpu_of: dict[str, int]
+    cores: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class Seen:
 
     `p50_s`, `p99_s`: from the request's first byte to the answer's last; for events that are paced,
     from the backend's write to their arrival. `first_p50_s`: to the first byte of a paced stream.
-    `paced_events`: how many of those arrived. `cpu_s`: CPU seconds by the names of `Phase.cpu_of`.
+    `paced_events`: how many of those arrived. `cpu_s`: CPU seconds by the names of `Phase.cpu_of`;
+    `core_s`: how long each of `Phase.cores` was not idle, in their order, in steps of 10 ms.
     `errors`: how often each kind was met, from the phase's first request to its last.
     """
 
@@ -51,6 +56,7 @@ class Seen:
     first_p50_s: float | None = None
     paced_events: int = 0
     cpu_s: dict[str, float] = field(default_factory=dict)
+    core_s: tuple[float, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)
 
 

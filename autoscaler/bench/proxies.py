@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between client and backend: the activator and its rivals, one process each.
+"""What stands between client and backend, one process each; here the rivals.
 
 A rival that cannot be had here is told apart by a word (`Missing`) and its figures are null.
 """

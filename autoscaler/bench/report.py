@@ -64,6 +64,7 @@ def _figures(
         f"{name}_client_core_busy_ratio": _median(
             _client_busy(seen, client_shares) for seen in full
         ),
+        f"{name}_others_busy_cores": _median(_others_cores(seen) for seen in full),
         f"{name}_errors": dict(_errors(turns)),
     }
     if workload.events:
@@ -151,6 +152,13 @@ def _cpu_us(seen: Seen, count: int) -> float | None:
 def _client_busy(seen: Seen, client_shares: bool) -> float:
     client, backend = seen.cpu_s["client"], seen.cpu_s["backend"]
     return (client + backend if client_shares else max(client, backend)) / seen.seconds
+
+
+def _others_cores(seen: Seen) -> float | None:
+    """How many of our cores' worth of time other processes of the machine took."""
+    if not seen.core_s:
+        return None
+    return max(0.0, sum(seen.core_s) - sum(seen.cpu_s.values())) / seen.seconds
 
 
 def _median(values: Iterable[float | None]) -> float | None:
