@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -34,9 +34,6 @@ from serving.protocols.routes import Found, find
 from serving.settings import Settings
 from serving.worker import Worker
 
-if TYPE_CHECKING:
-    from serving.exposition import Exposition
-
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies: the side that sends must close first
@@ -48,7 +45,6 @@ class App:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._exposition: Exposition | None = None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -62,8 +58,6 @@ class App:
         """None: the client left, there is nobody to answer."""
         path = scope["path"]
         try:
-            if path == "/metrics" and scope["method"] == "GET":
-                return self._metrics()
             found = find(scope["method"], path)
             if found.route.infers:
                 return await self._infer(found, scope, receive)
@@ -114,14 +108,8 @@ class App:
                 counts.in_flight -= 1
                 counts.requests[protocol, code] += 1
                 counts.request_s.observe(time.perf_counter() - started_s)
-
-    def _metrics(self) -> Answer:
-        if self._exposition is None:
-            from serving.exposition import Exposition
-
-            self._exposition = Exposition(self._worker.telemetry)
-        content_type = "text/plain; version=0.0.4; charset=utf-8"
-        return Answer(body=self._exposition.text(), content_type=content_type)
+                if code == 200:
+                    counts.answered_s += time.perf_counter() - started_s
 
     async def _send(self, answer: Answer, send: Send) -> None:
         headers = [
@@ -211,6 +199,8 @@ class _Life:
         if worker.in_flight:
             self.status, self.orderly = 1, False
             self._server.force_exit = True
+        left_s = settings.drain_grace_s - (clock() - began_s)
+        self._server.config.timeout_graceful_shutdown = max(1, int(left_s))  # for the last arrivals
         event("leaving", cut_off=worker.in_flight, drained_s=round(clock() - began_s, 3))
         self._server.should_exit = True
 

@@ -75,15 +75,15 @@ class WorkerCollector(Collector):
         """All metrics, each with one sample a model."""
         models = self._telemetry.models
         yield self._requests()
-        for name, text, gauge in GAUGES:
-            family = GaugeMetricFamily(name, text, labels=["model"])
+        for name, about, gauge in GAUGES:
+            family = GaugeMetricFamily(name, about, labels=["model"])
             for model, counts in models.items():
                 value = gauge(counts)
                 if value is not None:
                     family.add_metric([model], value)
             yield family
-        for name, text, histogram in HISTOGRAMS:
-            histograms = HistogramMetricFamily(name, text, labels=["model"])
+        for name, about, histogram in HISTOGRAMS:
+            histograms = HistogramMetricFamily(name, about, labels=["model"])
             for model, counts in models.items():
                 seen = histogram(counts)
                 histograms.add_metric([model], seen.cumulative(), seen.total)
@@ -108,8 +108,8 @@ class WorkerCollector(Collector):
         models = self._telemetry.models
         # "unknown": the client library would end a counter's name with _total, and Triton's has
         # none.
-        for name, text, read in TRITON:
-            metric = Metric(name, text, "unknown")
+        for name, about, read in TRITON:
+            metric = Metric(name, about, "unknown")
             for model, counts in models.items():
                 metric.add_sample(name, {"model": model, "version": "1"}, read(counts))
             yield metric
@@ -121,13 +121,8 @@ class WorkerCollector(Collector):
         yield failures
 
 
-class Exposition:
-    """The text of /metrics, from a registry of its own."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(WorkerCollector(telemetry))
-
-    def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
-        return generate_latest(self._registry)
+def text(telemetry: Telemetry) -> bytes:
+    """Everything, in Prometheus' text format, from a registry that holds nothing else."""
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(telemetry))
+    return generate_latest(registry)

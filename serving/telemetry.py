@@ -48,7 +48,10 @@ def _rows() -> Histogram:
 
 @dataclass(slots=True)
 class ModelCounts:
-    """Everything counted for one model. `load_s` and `loaded_bytes` are None until it is loaded."""
+    """Everything counted for one model. `load_s` and `loaded_bytes` are None until it is loaded.
+
+    `answered_s`: the part of `request_s` that was spent on requests answered well.
+    """
 
     in_flight: int = 0
     queued: int = 0
@@ -58,6 +61,7 @@ class ModelCounts:
     inference_s: Histogram = field(default_factory=_seconds)
     batch_rows: Histogram = field(default_factory=_rows)
     succeeded: int = 0
+    answered_s: float = 0.0
     failed: Counter[str] = field(default_factory=Counter)
     inferences: int = 0
     executions: int = 0

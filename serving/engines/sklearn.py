@@ -35,16 +35,17 @@ def load(path: Path, options: LoadOptions) -> "SklearnEngine":
 
 def _read_skops(path: Path, options: LoadOptions) -> Any:
     import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        unknown = set(skops.io.get_untrusted_types(file=path)) - set(options.trusted_types)
-        if unknown:
-            flags = " ".join(f"--trust {name}" for name in sorted(unknown))
-            raise ModelNotLoaded(
-                f"{path} holds types that are not known to be harmless: "
-                f"{', '.join(sorted(unknown))}; if you trust the file's author, add {flags}"
-            )
         return skops.io.load(path, trusted=list(options.trusted_types))
+    except UntrustedTypesFoundException as e:
+        found = set(skops.io.get_untrusted_types(file=path)) - set(options.trusted_types)
+        flags = " ".join(f"--trust {name}" for name in sorted(found))
+        raise ModelNotLoaded(
+            f"{path} holds types that are not known to be harmless: {', '.join(sorted(found))}; "
+            f"if you trust the file's author, add {flags}"
+        ) from e
     except (BadZipFile, KeyError, ValueError, TypeError, AttributeError, ImportError) as e:
         raise ModelNotLoaded(
             f"{path} is not a skops file that this scikit-learn can read "

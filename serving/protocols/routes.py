@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from serving.errors import NotFound, WrongVerb
 from serving.protocols import v1, v2
 from serving.protocols.http import Answer
+from serving.protocols.metrics import metrics
 
 Handler = Callable[..., Awaitable[Answer]]
 
@@ -25,6 +26,7 @@ class Route:
 
 
 ROUTES = (
+    Route("GET", "metrics", metrics),
     Route("GET", "v1/models", v1.models),
     Route("GET", "v1/models/{}", v1.model),
     Route("POST", "v1/models/{}/:predict", v1.predict, infers=True),

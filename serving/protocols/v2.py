@@ -126,14 +126,15 @@ def _stats(worker: Worker, name: str) -> Mapping[str, object]:
     def timed(count: int, total_s: float) -> Mapping[str, int]:
         return {"count": count, "ns": int(total_s * 1e9)}
 
+    failed_s = counts.request_s.total - counts.answered_s
     return {
         "name": name,
         "version": VERSION,
         "inference_count": counts.inferences,
         "execution_count": counts.executions,
         "inference_stats": {
-            "success": timed(counts.succeeded, counts.request_s.total),
-            "fail": timed(sum(counts.failed.values()), 0.0),
+            "success": timed(counts.succeeded, counts.answered_s),
+            "fail": timed(sum(counts.failed.values()), failed_s),
             "queue": timed(sum(counts.queue_s.counts), counts.queue_s.total),
             "compute_infer": timed(counts.executions, counts.inference_s.total),
         },

@@ -57,13 +57,12 @@ def write_echo(path: Path, datatype: str) -> None:
     _save(helper.make_graph([node], "echo", info[:1], info[1:]), path)
 
 
-def write_mean(path: Path) -> None:
-    """`mean` over all rows of `x`: a model that says it has rows, but does not work row by row."""
+def write_distinct(path: Path) -> None:
+    """`y` are the distinct rows of `x`: as many as there are, so they may seem one a row of `x`."""
     x = helper.make_tensor_value_info("x", T.FLOAT, ["n", 2])
-    mean = helper.make_tensor_value_info("mean", T.FLOAT, ["m", 2])
-    axes = helper.make_tensor("axes", T.INT64, [1], [0])
-    node = helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1)
-    _save(helper.make_graph([node], "mean", [x], [mean], [axes]), path)
+    y = helper.make_tensor_value_info("y", T.FLOAT, ["m", 2])
+    node = helper.make_node("Unique", ["x"], ["y"], axis=0)
+    _save(helper.make_graph([node], "distinct", [x], [y]), path)
 
 
 def write_work(path: Path) -> None:
@@ -116,7 +115,7 @@ def write_sklearn(folder: Path) -> None:
 def write_all(folder: Path) -> None:
     """Every model of the tests."""
     write_add(folder / "add.onnx")
-    write_mean(folder / "mean.onnx")
+    write_distinct(folder / "distinct.onnx")
     write_work(folder / "work.onnx")
     for datatype in TYPES:
         write_echo(folder / f"echo-{datatype}.onnx", datatype)

@@ -38,6 +38,10 @@ def test_a_pickle_is_refused_in_one_line_that_names_the_file_and_the_remedy(mode
     assert "--unsafe-pickle" in line
 
 
+def test_a_command_line_without_a_model_says_how_to_name_one() -> None:
+    assert "--model NAME=PATH" in _refused()
+
+
 def test_a_port_that_is_taken_is_named_before_anything_is_loaded(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -160,6 +160,16 @@ def test_bytes_survive_the_binary_form(elements: list[bytes]) -> None:
     assert back.tolist() == elements
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\x01\x00\x00", b"\x02\x00\x00\x00a", b"\x01\x00\x00\x00ab", b"\xff\xff\xff\xffa"],
+    ids=["nothing", "half a length", "too short", "one byte too many", "a huge length"],
+)
+def test_bytes_that_are_not_one_whole_element_are_refused(raw: bytes) -> None:
+    with pytest.raises(BadRequest, match="are not 1 BYTES elements"):
+        from_binary("t", memoryview(raw), datatype="BYTES", shape=[1])
+
+
 @given(st.binary(max_size=64), st.sampled_from(list(DTYPES)), st.integers(0, 8))
 def test_any_bytes_are_a_tensor_or_a_bad_request(raw: bytes, datatype: str, count: int) -> None:
     try:

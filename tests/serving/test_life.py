@@ -196,13 +196,13 @@ def test_a_bad_row_fails_its_own_request_and_not_its_neighbour_in_the_batch(
 def test_a_model_that_mixes_rows_is_found_out_and_never_batched_again(
     models: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    flags = ("--model", f"mean={models / 'mean.onnx'}", "--max-batch-size", "2")
+    flags = ("--model", f"distinct={models / 'distinct.onnx'}", "--max-batch-size", "2")
     with ready_worker(tmp_path / "stderr", *flags, "--max-queue-delay", "60s") as worker:
 
-        def mean(n: int) -> object:
+        def distinct(n: int) -> object:
             inputs = [tensor("x", "FP32", [[n, n]])]
-            response = worker.http.post("/v2/models/mean/infer", json={"inputs": inputs})
+            response = worker.http.post("/v2/models/distinct/infer", json={"inputs": inputs})
             return response.json()["outputs"][0]["data"]
 
-        assert list(pool.map(mean, [3, 5])) == [[3.0, 3.0], [5.0, 5.0]]
-        assert mean(7) == [7.0, 7.0]  # alone, and without waiting for company
+        assert list(pool.map(distinct, [3, 3])) == [[3.0, 3.0], [3.0, 3.0]]
+        assert distinct(7) == [7.0, 7.0]  # alone, and without waiting for company
