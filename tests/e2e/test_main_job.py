@@ -48,7 +48,9 @@ async def test_a_second_wake_is_like_the_first(running: Running) -> None:
 async def test_a_worker_killed_in_flight_costs_its_own_requests_only(running: Running) -> None:
     """kill -9: what it had gets a clean 502 or 503, everybody else an answer; it comes back."""
     await asyncio.gather(*(running.work(0.5) for _ in range(8)))
-    await running.until(lambda s: ready(s) == 2, "two replicas")
+    await running.until(
+        lambda s: ready(s) == 2 and s["measures"]["in_flight"] == 0, "two replicas at rest"
+    )
     asked = [asyncio.create_task(running.work(2)) for _ in range(4)]
     await running.until(lambda s: s["measures"]["in_flight"] == 4, "all four in flight")
     victim = (await _pids(running))[0]
@@ -57,7 +59,7 @@ async def test_a_worker_killed_in_flight_costs_its_own_requests_only(running: Ru
     codes = sorted(answer.status_code for answer in await asyncio.gather(*asked))
     assert codes[:2] == [200, 200]
     assert set(codes[2:]) <= {502, 503}
-    assert (await later).status_code == 200
+    assert (await later).status_code == 200, (await later).text
     await running.until(lambda s: ready(s) == 2, "the killed one is back")
 
 
