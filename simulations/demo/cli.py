@@ -64,12 +64,10 @@ def demo(
                 trace=trace or traffic.recorded_trace(),
                 seed=seed,
                 first_port=port,
+                report_file=report_file,
                 hold_open=hold_open,
             )
         )
-    report_file.write_text(json.dumps(report, indent=2) + "\n")
-    console.print(reports.summary(report))
-    console.print(f"report: {report_file}", highlight=False)
     if as_json:
         json.dump(report, sys.stdout)
         sys.stdout.write("\n")
@@ -84,6 +82,7 @@ async def _play(
     trace: Path | None,
     seed: int,
     first_port: int,
+    report_file: Path,
     hold_open: bool,
 ) -> dict[str, Any]:
     # 1. Set the stage.
@@ -116,10 +115,17 @@ async def _play(
         report = reports.build(
             tallies, watch.paths, watch.status, trace=name, seconds=loop.time() - began_s
         )
-        # 3. Leave it to the user, if asked to.
+        # 3. Say how it went, and leave the rest to the user, if asked to.
+        _tell(report, report_file, console)
         if hold_open:
             await _held_open(console, services, ports["api"])
     return report
+
+
+def _tell(report: dict[str, Any], report_file: Path, console: Console) -> None:
+    report_file.write_text(json.dumps(report, indent=2) + "\n")
+    console.print(reports.summary(report))
+    console.print(f"report: {report_file}", highlight=False)
 
 
 def _all_asleep(watch: Watch) -> bool:
