@@ -41,6 +41,7 @@ from autoscaler.settings import Address, ServiceSettings, Settings
 log = structlog.get_logger(__name__)
 
 LOCAL_NAMESPACE = "local"
+LISTENS_WITHIN_S = 15.0  # an activator starts in a second; the log says so when one does not
 
 cli = typer.Typer(rich_markup_mode=None)
 
@@ -129,7 +130,8 @@ class _LocalController:
         clock = MonotonicClock()
         state_dir = settings.controller.state_dir
         self._socket_path = state_dir / "activator.sock"
-        self._hub = ActivatorHub(on_wake=self._wake)
+        self._hub = ActivatorHub(now_s=clock.now_s)
+        self._hub.on_wake = self._wake
         self._cluster = LocalCluster(
             [_local_service(service) for service in settings.services],
             site=Site(clock, state_dir / "logs"),
@@ -139,7 +141,7 @@ class _LocalController:
         self._loop = ControlLoop(
             cluster=self._cluster,
             sources=[
-                ActivatorSignalSource(self._hub, clock=clock),
+                ActivatorSignalSource(self._hub),
                 EngineMetrics(self._cluster.metrics_places, clock=clock),
             ],
             routes=self._cluster,
@@ -167,15 +169,14 @@ class _LocalController:
             coalesce=True,
         )
         scheduler.start()
-        await api.start()
         self._ticker.tick_all()
+        await self._listening()
+        await api.start()
         log.info("controller started", api=f"http://{api.address}")
         await stop.wait()
         # Activators first, while the loop still scales: what is held or in flight is answered.
         log.info("stopping: requests may finish", within_s=self._settings.activator.drain_s)
-        await asyncio.gather(
-            *(kept.stop(grace_s=self._settings.activator.drain_s) for kept in activators)
-        )
+        await asyncio.gather(*(kept.stop() for kept in activators))
         scheduler.shutdown(wait=False)
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
@@ -185,6 +186,19 @@ class _LocalController:
         await self._hub.stop()
         log.info("stopped")
 
+    async def _listening(self) -> None:
+        """Wait until every service can be reached; say which cannot, and go on."""
+        names = [str(ServiceId(LOCAL_NAMESPACE, s.name)) for s in self._settings.services]
+        ends_s = self._clock.now_s() + LISTENS_WITHIN_S
+        while not all(map(self._hub.held_by, names)):
+            if self._clock.now_s() >= ends_s:
+                break
+            await asyncio.sleep(0.02)
+        for name in names:
+            if not self._hub.held_by(name):
+                why = [port.problem for port in self._hub.ports(name) if port.problem]
+                log.error("no activator listens for the service", service=name, why=why)
+
     def _start_activators(self) -> list[KeptProcess]:
         count = self._settings.activator.processes
         return [
@@ -193,8 +207,10 @@ class _LocalController:
                 (
                     *(sys.executable, "-m", "autoscaler.cli", "activator"),
                     *("--channel", str(self._socket_path), "--process", f"{n}/{count}"),
-                    *("--drain", f"{self._settings.activator.drain_s:g}s"),
+                    *("--grace-s", f"{self._settings.activator.drain_s:g}"),
                 ),
+                # Its own grace ends first: what is cut off then gets an answer from it.
+                stop_grace_s=self._settings.activator.drain_s + 5.0,
             )
             for n in range(count)
         ]

@@ -41,12 +41,12 @@ what was typed cannot be used.
 @app.command(epilog=EPILOG)
 def worker(
     model: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="NAME=PATH",
             help="A model file (.onnx .skops .joblib .pkl), or a directory with one. Repeatable.",
         ),
-    ],
+    ] = None,
     host: Annotated[str, typer.Option(help=about("host"))] = DEFAULTS.host,
     port: Annotated[int, typer.Option(help=about("port"))] = DEFAULTS.port,
     threads: Annotated[int, typer.Option(help=about("threads"))] = DEFAULTS.threads,
@@ -54,13 +54,19 @@ def worker(
     max_batch_size: Annotated[
         int, typer.Option(help=about("max_batch_size"))
     ] = DEFAULTS.max_batch_size,
-    max_queue_delay: Annotated[str, typer.Option(help=about("max_queue_delay_s"))] = "0ms",
+    max_queue_delay: Annotated[
+        str, typer.Option(metavar="DURATION", help=about("max_queue_delay_s"))
+    ] = "0ms",
     max_queue_size: Annotated[
         int, typer.Option(help=about("max_queue_size"))
     ] = DEFAULTS.max_queue_size,
-    max_body: Annotated[str, typer.Option(help=about("max_body_bytes"))] = "64MiB",
-    drain_grace: Annotated[str, typer.Option(help=about("drain_grace_s"))] = "30s",
-    drain_quiet: Annotated[str, typer.Option(help=about("drain_quiet_s"))] = "500ms",
+    max_body: Annotated[str, typer.Option(metavar="SIZE", help=about("max_body_bytes"))] = "64MiB",
+    drain_grace: Annotated[
+        str, typer.Option(metavar="DURATION", help=about("drain_grace_s"))
+    ] = "30s",
+    drain_quiet: Annotated[
+        str, typer.Option(metavar="DURATION", help=about("drain_quiet_s"))
+    ] = "500ms",
     unsafe_pickle: Annotated[
         bool, typer.Option("--unsafe-pickle", help=about("unsafe_pickle"))
     ] = DEFAULTS.unsafe_pickle,
@@ -71,7 +77,7 @@ def worker(
     """Serve ONNX and scikit-learn models over HTTP."""
     try:
         settings = Settings(
-            models=_models(model, unsafe_pickle=unsafe_pickle),
+            models=_models(model or [], unsafe_pickle=unsafe_pickle),
             host=host,
             port=port,
             threads=threads,

@@ -35,6 +35,7 @@ class FakeActivators:
         self.published: list[Mapping[str, Route]] = []
         self.demands: dict[str, Demand | NoReading] = {}
         self.holding: set[str] = set()
+        self.share = 1.0  # the part of the activators that speak
         self.asked = 0  # how often for the demand
 
     def publish(self, routes: Mapping[str, Route]) -> None:
@@ -43,6 +44,9 @@ class FakeActivators:
     def demand(self, service: str) -> Demand | NoReading:
         self.asked += 1
         return self.demands.get(service, Demand(service))
+
+    def share_ratio(self) -> float:
+        return self.share
 
     def held_by(self, service: str) -> bool:
         return service in self.holding

@@ -258,8 +258,7 @@ def _forward_request(
             return b"%bX-Forwarded-For: %b\r\n%b\r\n" % (head.raw[:-2], client, proto)
     drop = _HOP | connection | {b"expect", b"host", b"x-forwarded-for"}
     lines = [b"%b %b HTTP/1.1" % (head.method.encode("ascii"), target)]
-    if host:
-        lines.append(b"Host: " + host)
+    lines.append(b"Host: " + host)  # empty if the client named none (RFC 9112 3.2)
     lines += [b"%b: %b" % (n, v) for n, v in headers if n.lower() not in drop]
     if b"trailers" in _tokens(special.get(b"te", [])):
         lines.append(b"TE: trailers")

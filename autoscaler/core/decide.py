@@ -131,6 +131,9 @@ def _signal(
     waking: bool,
 ) -> Reading | NoReading:
     total, share_ratio, sources = 0.0, 1.0, []
+    # With nothing ready the mean of the last seconds lags behind what already waits: the count is
+    # chosen for the held work, not for its average.
+    held = _held_now(snapshot) if waking and meaning.unit == "requests" else None
     for term in meaning.terms:
         seen = snapshot.measures.get(term.measure)
         if seen is None:  # no configured source speaks of it
@@ -143,23 +146,20 @@ def _signal(
             value = window.rate(now_s)
         elif isinstance(window, LevelWindow):
             value = window.mean(now_s)
-        if value is None:
+        if value is None and held is None:
             return NoReading(f"{seen.source}: too few samples yet")
-        total += value
-        share_ratio = min(share_ratio, seen.share_ratio)
+        total += value or 0.0
+        # What is held may raise a count before there is a mean; lower it only the whole can.
+        share_ratio = min(share_ratio, seen.share_ratio if value is not None else 0.0)
         sources.append(seen.source)
     if not sources:
         return NoReading("no source reports it")
-    if waking and meaning.unit == "requests":
-        # With nothing ready the mean of the last seconds lags behind what already waits: the count
-        # is chosen for the held work, not for its average.
-        total = max(total, _held_now(snapshot))
-    return Reading(total, snapshot.at_s, "+".join(sources), share_ratio)
+    return Reading(max(total, held or 0.0), snapshot.at_s, "+".join(sources), share_ratio)
 
 
-def _held_now(snapshot: ServiceSnapshot) -> float:
+def _held_now(snapshot: ServiceSnapshot) -> float | None:
     held = snapshot.measures.get(Measure.HELD)
-    return held.value if isinstance(held, Reading) else 0.0
+    return held.value if isinstance(held, Reading) else None
 
 
 def _remember(

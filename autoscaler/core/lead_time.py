@@ -50,7 +50,10 @@ def learn_from(
         for replica in replicas
         if replica.state is ReplicaState.READY and replica.ready_at_s is not None
     }
-    if seen.counted is not None:
-        for key in sorted(ready.keys() - seen.counted, key=lambda key: key[1]):
-            lead_times = lead_times.learn(key[1] - ready[key].asked_at_s)
-    return lead_times, StartsSeen(frozenset(ready))
+    if seen.counted is None:
+        return lead_times, StartsSeen(frozenset(ready))
+    for key in sorted(ready.keys() - seen.counted, key=lambda key: key[1]):
+        lead_times = lead_times.learn(key[1] - ready[key].asked_at_s)
+    # A replica that falls silent and comes back has not started twice.
+    there = {replica.id for replica in replicas}
+    return lead_times, StartsSeen(frozenset(ready) | {k for k in seen.counted if k[0] in there})

@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # numpy is not needed to read a command line
 class Format:
     """How files with one suffix become models.
 
-    `module` has the function `load`; `needs` are the modules that reading a file takes; `runs_code`: reading
-    such a file runs whatever code its author put in, so the user must ask for it.
+    `module` has the function `load`; `needs` are the modules that reading a file takes;
+    `runs_code`: reading such a file runs whatever code its author put in, so it must be asked for.
     """
 
     module: str

@@ -49,11 +49,17 @@ def _numbers(name: str, data: list[object], datatype: str) -> Array:
         array: Array = np.array(data)
         if array.dtype.kind == "O" and dtype.kind == "f":
             array = np.array(data, dtype=np.float64)  # null becomes NaN
+        if array.dtype.kind in "Of" and dtype.kind in "iu" and _all_int(data):
+            array = np.array(data, dtype=dtype)  # integers beyond INT64 were taken for numbers
     except (ValueError, TypeError, OverflowError) as e:
         raise BadRequest(f"the data of tensor {name!r} is no array of {datatype}: {e}") from e
     if array.size and not _may_become(array.dtype.kind, dtype.kind):
         raise BadRequest(f"the data of tensor {name!r} must be {_KINDS[dtype.kind]} for {datatype}")
     return _cast(name, array, datatype)
+
+
+def _all_int(data: list[object]) -> bool:
+    return all(type(e) is int for e in np.array(data, dtype=object).flat)
 
 
 def _may_become(kind: str, wanted: str) -> bool:

@@ -54,6 +54,8 @@ def demo(
     if trace is not None and not trace.is_file():
         raise BadInput(f"--trace: there is no file {trace}; name an Azure LLM trace in csv")
     console = Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(stderr=True, width=120)  # a pipe has no width of its own to keep to
     with tempfile.TemporaryDirectory(prefix="tidegate-demo-") as folder:
         report = asyncio.run(
             _play(

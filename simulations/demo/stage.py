@@ -36,13 +36,12 @@ def train(folder: Path, ports: Mapping[str, int]) -> tuple[DemoService, ...]:
     """Train both models on data that scikit-learn ships, and save them without pickle."""
     import skops.io
     from sklearn.datasets import load_digits, load_iris
-    from sklearn.ensemble import RandomForestClassifier
     from sklearn.svm import SVC
 
     services = []
     for name, load, model, tokens_per_row in (
-        ("sklearn-iris", load_iris, SVC(gamma="auto"), 256),
-        ("sklearn-digits", load_digits, RandomForestClassifier(60, random_state=0), 32),
+        ("sklearn-iris", load_iris, SVC(gamma=0.1), 256),
+        ("sklearn-digits", load_digits, SVC(gamma=0.001), 32),
     ):
         rows, labels = load(return_X_y=True)
         model.fit(rows, labels)

@@ -13,12 +13,12 @@ from random import Random
 
 import httpx
 import orjson
+
+from simulations.demo.stage import DemoService
 from simulations.traces.arrivals import Arrival
 from simulations.traces.formats import read_trace
 from simulations.traces.shape import Shape, shaped
 from simulations.traces.synthetic import Synthetic, synthesize
-
-from simulations.demo.stage import DemoService
 
 SPEEDUP = 10.0
 PATIENCE_S = 60.0

@@ -117,7 +117,8 @@ class Watch:
             replicas = status["replicas"]
             parts.append(
                 f"{name}: {status['state']}, {replicas['ready']} ready + {replicas['starting']} "
-                f"starting, held {_number(status['measures'].get('held'))}, "
+                f"starting + {replicas['failed']} failed, "
+                f"held {_number(status['measures'].get('held'))}, "
                 f"answered {tally.answered}/{tally.sent}"
             )
         return f"{now_s - self._started_s:5.1f} s  " + "  |  ".join(parts)

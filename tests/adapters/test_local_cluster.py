@@ -6,15 +6,23 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
+import pytest
 
+from autoscaler.adapters.local import cluster as cluster_module
+from autoscaler.adapters.local.cluster import LocalCluster
+from autoscaler.adapters.local.replicas import LocalService, Site
+from autoscaler.adapters.plain_http import At
 from autoscaler.core.replicas import ReplicaState
 from autoscaler.core.routes import Demand
 from autoscaler.core.signals import NoReading
+from autoscaler.errors import BadInput
 from tests.adapters.builders import a_local_service, a_service_id
-from tests.adapters.machine import TOY, Machine, alive, eventually, in_group
+from tests.adapters.machine import BRISK, TOY, Machine, alive, eventually, in_group
+from tests.fakes import FakeActivators, WallClock
 
 
 @contextmanager
@@ -196,16 +204,39 @@ async def test_a_draining_replica_waits_for_its_last_request(machine: Machine) -
     await machine.until()
 
 
-async def test_a_draining_replica_does_not_take_silence_for_idleness(machine: Machine) -> None:
-    """No word from the activator keeps it until the grace is over (rule D1), and no longer."""
+@pytest.mark.parametrize(
+    ("demand", "share"),
+    [
+        pytest.param(NoReading("no activator reports"), 0.0, id="no word"),
+        pytest.param(Demand("local/toy"), 0.5, id="the word of one of two activators"),
+    ],
+)
+async def test_a_draining_replica_does_not_take_silence_for_idleness(
+    machine: Machine, demand: Demand | NoReading, share: float
+) -> None:
+    """What is not known to be idle is kept until the grace is over (rule D1), and no longer."""
     await machine.up(a_local_service(*TOY, drain_grace_s=1.0))
     await machine.scale(1)
     (replica,) = await machine.until(READY)
-    machine.activators.demands[str(a_service_id())] = NoReading("no activator reports")
+    machine.activators.demands[str(a_service_id())] = demand
+    machine.activators.share = share
     await machine.scale(0)
     asked = machine.activators.asked
     await eventually(lambda: machine.activators.asked > asked + 20, what="it looked often")
     assert alive(machine.cluster.pids()[replica.id])
+    await machine.until()
+
+
+async def test_no_request_outlives_the_activators(machine: Machine) -> None:
+    """Once every activator is gone a replica need not wait for requests: there are none."""
+    cluster = await machine.up(a_local_service(*TOY, drain_grace_s=600.0))
+    activator = cluster.keep("activator", ("sleep", "600"))
+    await machine.scale(1)
+    await machine.until(READY)
+    machine.activators.demands[str(a_service_id())] = NoReading("no activator is connected")
+    await machine.scale(0)
+    assert machine.states() == [DRAINING]
+    await activator.stop()
     await machine.until()
 
 
@@ -334,3 +365,123 @@ async def test_a_replica_whose_port_was_taken_comes_up_on_another(
         await machine.until(READY)
         (endpoint,) = machine.endpoints().values()
         assert endpoint.port != port
+
+
+async def test_a_crash_loop_slows_down_and_keeps_few_logs(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start has a log of its own; only the last ones stay on disk."""
+    monkeypatch.setattr(cluster_module, "LOGS_KEPT", 3)
+    await machine.up(a_local_service(*TOY, "--say", "no model", "--exit", "3"))
+    await machine.scale(1)
+    await eventually(lambda: machine.replicas()[0].id == "toy-8", what="it failed seven times")
+    logs = {path.stem for path in (machine.log_dir / "toy").iterdir()}
+    assert {"toy-6", "toy-7"} <= logs
+    assert len(logs) <= 3 + 2, "beside the kept ones the last end's and the present one's"
+    assert machine.view().scale == 1
+
+
+async def test_logs_of_the_last_run_are_kept_aside(machine: Machine) -> None:
+    """What a run before this one said can still be read, and that of one run only."""
+    for run in ("before", "last"):
+        (machine.log_dir / "toy").mkdir(parents=True)
+        (machine.log_dir / "toy" / "toy-1.log").write_text(run)
+        cluster = await machine.up(a_local_service(*TOY))
+        await cluster.close()
+    kept = machine.state_dir / "logs.previous" / "toy" / "toy-1.log"
+    assert kept.read_text() == "last"
+    assert not machine.log_dir.exists()
+
+
+async def test_metrics_are_asked_of_replicas_that_may_hold_a_queue(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Those that are or were ready, of services that have metrics."""
+    mute = tmp_path / "mute"
+    never = ("--ready-file", str(tmp_path / "never"))
+    cluster = await machine.up(
+        a_local_service(*TOY, "--mute-file", str(mute), metrics_path="/metrics"),
+        a_local_service(*TOY, *never, name="slow", port=8002, metrics_path="/m"),
+        a_local_service(*TOY, name="plain", port=8003),
+    )
+    for name in ("toy", "slow", "plain"):
+        await machine.scale(1, name=name)
+    (replica,) = await machine.until(READY)
+    await machine.until(READY, name="plain")
+    endpoint = machine.endpoints()[replica.id]
+    there = {replica.id: At("127.0.0.1", endpoint.port, "/metrics")}
+    assert cluster.metrics_places() == {a_service_id(): there, a_service_id("slow"): {}}
+    mute.touch()
+    await machine.until(STARTING)
+    assert cluster.metrics_places()[a_service_id()] == there
+    mute.unlink()
+
+
+async def test_of_replicas_whose_load_is_unknown_the_youngest_goes(machine: Machine) -> None:
+    """Without a word from the activator the count still falls, as it was decided."""
+    await machine.up(a_local_service(*TOY, drain_grace_s=0.1))
+    await machine.scale(1)
+    (old,) = await machine.until(READY)
+    await machine.scale(2)
+    await machine.until(READY, READY)
+    machine.activators.demands[str(a_service_id())] = NoReading("no activator reports")
+    await machine.scale(1)
+    assert await machine.until(READY) == (old,)
+
+
+async def test_a_change_is_told_when_its_route_is_published(machine: Machine) -> None:
+    """Whoever is woken by a change finds the routes as they are after it."""
+    routes_seen: list[int] = []
+    cluster = LocalCluster(
+        [a_local_service(*TOY)],
+        site=Site(clock=WallClock(), log_dir=machine.log_dir, pace=BRISK),
+        activators=machine.activators,
+        on_change=lambda service: routes_seen.append(len(machine.endpoints())),
+    )
+    await cluster.start()
+    await cluster.scale(a_service_id(), 1, generation=cluster.view(a_service_id()).generation)
+    await eventually(lambda: 1 in routes_seen, what="its readiness was told")
+    await cluster.close(grace_s=1.0)
+    assert routes_seen[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("services", "problems"),
+    [
+        pytest.param(
+            [replace(a_local_service(name="../up", port=0), command=())],
+            [
+                "service '../up': a name is made of letters, digits, '.', '_' and '-'",
+                "service '../up': port=0 must be its own, 1 to 65535",
+                "service '../up': command is empty; say how to start a replica",
+            ],
+            id="all problems of one service at once",
+        ),
+        pytest.param(
+            [a_local_service(port=8001), a_local_service(name="other", port=8001)],
+            [
+                "service 'toy': port=8001 must be its own, 1 to 65535",
+                "service 'other': port=8001 must be its own, 1 to 65535",
+            ],
+            id="one port for two",
+        ),
+        pytest.param(
+            [a_local_service(port=8001), a_local_service(port=8002)],
+            ["service 'toy': there are two of this name; rename one"],
+            id="one name for two",
+        ),
+        pytest.param(
+            [a_local_service(metrics_path="metrics")],
+            ["service 'toy': metrics-path='metrics' must begin with '/'"],
+            id="a path that is none",
+        ),
+    ],
+)
+def test_services_that_cannot_be_are_refused(
+    services: list[LocalService], problems: list[str], tmp_path: Path
+) -> None:
+    """Every problem with its remedy, before anything is started."""
+    site = Site(clock=WallClock(), log_dir=tmp_path)
+    with pytest.raises(BadInput) as refused:
+        LocalCluster(services, site=site, activators=FakeActivators())
+    assert list(refused.value.problems) == problems

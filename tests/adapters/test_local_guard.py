@@ -103,15 +103,18 @@ def guard_of(controller: int, *, but: int) -> int | None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "left"),
+    ("lines", "left", "in_good_order"),
     [
-        pytest.param([], set(), id="nothing was said"),
-        pytest.param(["+ 5\n", "+ 6\n"], {5, 6}, id="all that were named"),
-        pytest.param(["+ 5\n", "+ 6\n", "- 5\n"], {6}, id="not those released"),
-        pytest.param(["- 5\n", "+ 5\n"], {5}, id="a number that came back"),
-        pytest.param(["+ 5\n", "+ 123"], {5}, id="not a number cut off in the middle"),
+        pytest.param([], set(), False, id="nothing was said"),
+        pytest.param(["+ 5\n", "+ 6\n"], {5, 6}, False, id="all that were named"),
+        pytest.param(["+ 5\n", "+ 6\n", "- 5\n"], {6}, False, id="not those released"),
+        pytest.param(["- 5\n", "+ 5\n"], {5}, False, id="a number that came back"),
+        pytest.param(["+ 5\n", "+ 123"], {5}, False, id="not a number cut off in the middle"),
+        pytest.param(["+ 5\n", "- 5\n", ".\n"], set(), True, id="a goodbye"),
     ],
 )
-def test_the_guard_kills_what_was_named_and_not_released(lines: list[str], left: set[int]) -> None:
+def test_the_guard_kills_what_was_named_and_not_released(
+    lines: list[str], left: set[int], in_good_order: bool
+) -> None:
     """The pipe's lines say what is left when it ends."""
-    assert groups_left(lines) == left
+    assert groups_left(lines) == (left, in_good_order)

@@ -14,6 +14,7 @@ from autoscaler.adapters.local.life import (
     start_again,
     step,
 )
+from autoscaler.adapters.local.replicas import Pace, next_look_s
 from autoscaler.core.replicas import Replica, ReplicaState
 
 STARTING, READY = ReplicaState.STARTING, ReplicaState.READY
@@ -90,6 +91,12 @@ def test_the_pause_doubles_up_to_its_bound() -> None:
     """1, 2, 4 ... 60 s, and no overflow however often it fails."""
     pauses = [back_off_s(n, first_s=1.0, most_s=60.0) for n in (1, 2, 3, 6, 7, 10_000)]
     assert pauses == [1.0, 2.0, 4.0, 32.0, 60.0, 60.0]
+
+
+def test_a_start_is_noticed_at_most_a_twentieth_late() -> None:
+    """Short starts are probed often, long ones at most every fifth of a second."""
+    looks = [next_look_s(starting_for_s, pace=Pace()) for starting_for_s in (0.0, 1.0, 4.0, 600.0)]
+    assert looks == [0.02, 0.05, 0.2, 0.2]
 
 
 def a_replica(name: str, state: ReplicaState = READY, *, asked_at_s: float = 0.0) -> Replica:

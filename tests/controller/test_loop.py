@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import pytest
-from autoscaler.adapters.memory import InMemoryStore
 
+from autoscaler.adapters.memory import InMemoryStore
 from autoscaler.core.lead_time import LeadTimes
 from autoscaler.core.replicas import Replica, ReplicaState
-from autoscaler.core.signals import Measure, Measures, ServiceId
+from autoscaler.core.signals import Measure, Measures, Reading, ServiceId
 from autoscaler.core.zero import ZeroState
 from autoscaler.loop import ControlLoop
 from autoscaler.ports import ServiceView
@@ -55,7 +55,11 @@ class World:
     async def tick_at(self, at_s: float, only: Collection[ServiceId] | None = None) -> None:
         self.clock.at_s = at_s
         self.source.measures = {
-            service: {m: replace(seen, at_s=at_s) for m, seen in measures.items()}  # type: ignore[type-var]
+            service: {
+                m: replace(seen, at_s=at_s)
+                for m, seen in measures.items()
+                if isinstance(seen, Reading)
+            }
             for service, measures in self.source.measures.items()
         }
         await self.loop.tick(only)
@@ -166,7 +170,8 @@ async def test_a_service_that_is_gone_is_forgotten() -> None:
 @pytest.mark.parametrize("how", ["paused", "dry_run"])
 async def test_a_halted_service_is_decided_but_not_touched(how: str) -> None:
     """The decision says what would be asked for; nothing is asked for."""
-    world = World(a_view(**{how: True}))
+    view = a_view()
+    world = World(replace(view, policy=a_policy(**{how: True})))
     world.source.measures[A_SERVICE] = held(20)
     for at_s in range(3):
         await world.tick_at(at_s)

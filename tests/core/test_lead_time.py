@@ -25,6 +25,16 @@ def test_a_restart_of_the_same_replica_is_a_start_of_its_own() -> None:
     assert learned.observed_s == (32, 5)
 
 
+def test_a_replica_that_falls_silent_and_comes_back_has_not_started_twice() -> None:
+    """It missed some probes; nobody started it."""
+    silent = Replica("a", ReplicaState.STARTING, 10)
+    _, seen = learn_from([], seen=StartsSeen(), lead_times=LeadTimes())
+    learned, seen = learn_from([started("a", 10, 42)], seen=seen, lead_times=LeadTimes())
+    learned, seen = learn_from([silent], seen=seen, lead_times=learned)
+    learned, seen = learn_from([started("a", 10, 42)], seen=seen, lead_times=learned)
+    assert learned.observed_s == (32,)
+
+
 def test_replicas_that_were_ready_before_anybody_watched_teach_nothing() -> None:
     """After a restart of the controller the pods that run already are not starts."""
     learned, _ = learn_from([started("a", 0, 900)], seen=StartsSeen(), lead_times=LeadTimes())

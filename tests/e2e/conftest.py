@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -75,7 +76,7 @@ class Running:
 
 @pytest.fixture
 async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
-    """A controller with the service `slow`; a test sets its keys by `parametrize(indirect=True)`."""
+    """A controller with the service `slow`; tests set its keys by `parametrize(indirect=True)`."""
     keys: dict[str, Any] = {
         "slots": 2,
         "targets": "concurrency=2",
@@ -91,11 +92,11 @@ async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
     lines = [
         f'[controller]\napi = "127.0.0.1:{api}"\ntick = "200ms"\nstate-dir = "state"',
         f'[activator]\ndrain = "20s"\nprocesses = {keys.pop("processes", 1)}',
-        f'[services.slow]\nlisten = "127.0.0.1:{listen}"\ncommand = {command!r}',
-        *(f"{key} = {value!r}" for key, value in keys.items()),
+        f'[services.slow]\nlisten = "127.0.0.1:{listen}"\ncommand = {json.dumps(command)}',
+        *(f"{key} = {json.dumps(value)}" for key, value in keys.items()),
     ]
     config = tmp_path / "tidegate.toml"
-    config.write_text("\n".join(lines).replace("'", '"'))
+    config.write_text("\n".join(lines))
     with (tmp_path / "controller.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(*TIDEGATE, "run", "--config", str(config)),
@@ -109,14 +110,7 @@ async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         controller = Running(
             tmp_path, process, f"http://127.0.0.1:{api}", f"http://127.0.0.1:{listen}", http
         )
-        # The path is held once a health check is answered by the activator itself.
         await controller.until(lambda status: True, "the controller starts")
-        ends_s = time.monotonic() + BOUND_S
-        while time.monotonic() < ends_s:
-            with contextlib.suppress(httpx.HTTPError):
-                await http.get(f"{controller.url}/v2/health/live")
-                break
-            await asyncio.sleep(0.05)
         try:
             yield controller
         finally:

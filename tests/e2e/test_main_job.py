@@ -113,7 +113,7 @@ async def test_two_activator_processes_share_the_port(running: Running) -> None:
 
 async def test_an_activator_that_dies_is_started_again(running: Running) -> None:
     """After a crash of the activator the service can be reached again, and still wakes."""
-    (activator,) = [p for p in running.processes() if "activator" in " ".join(p.cmdline())]
+    (activator,) = [p for p in running.processes() if "--channel" in p.cmdline()]
     activator.kill()
     await asyncio.to_thread(activator.wait, 20)
 

@@ -38,6 +38,10 @@ class Activators(Protocol):
 
     def demand(self, service: str) -> Demand | NoReading: ...
 
+    def share_ratio(self) -> float:
+        """The part (0-1) of the activator processes that `demand` speaks for."""
+        ...
+
     def held_by(self, service: str) -> bool: ...
 
 
@@ -123,7 +127,10 @@ class LocalCluster:
         env: Mapping[str, str] | None = None,
         stop_grace_s: float = 5.0,
     ) -> KeptProcess:
-        """Keep a process alive beside the replicas, from now on; it is the last to be stopped."""
+        """Keep an activator alive, from now on; it is stopped after the replicas.
+
+        While none that is kept runs, no replica can have a request in flight.
+        """
         kept = KeptProcess(name, command, site=self._site, env=env, stop_grace_s=stop_grace_s)
         self._kept.append(kept)
         kept.start()
@@ -254,9 +261,14 @@ class LocalCluster:
         self._changed(held)
 
     def _in_flight(self, held: _Service, replica_id: str) -> int | NoReading:
+        """The requests that a replica still has; 0 only where that is known (rule D1)."""
+        if self._kept and not any(kept.pid for kept in self._kept):
+            return 0  # whoever carried requests is gone, and the requests with it
         demand = self._activators.demand(route_key(held.spec.service))
         if isinstance(demand, NoReading):
             return demand
+        if self._activators.share_ratio() < 1:
+            return NoReading("only some of the activators speak")
         return demand.in_flight_by_endpoint.get(replica_id, 0)
 
     def _changed(self, held: _Service) -> None:

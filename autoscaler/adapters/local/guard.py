@@ -2,8 +2,9 @@
 """No orphan: kills what a dead controller left behind, also after `kill -9` of the controller.
 
 The guard is a small process of its own, this file run as a script, that reads a pipe from the
-controller: `+ GROUP` and `- GROUP` lines say which process groups live. The pipe ends when the
-controller does, whatever ended it; every group still listed then gets SIGKILL.
+controller: `+ GROUP` and `- GROUP` lines say which process groups live, `.` that the controller
+leaves in good order. The pipe ends when the controller does, whatever ended it; every group still
+listed then gets SIGKILL.
 
 Why a process and not PR_SET_PDEATHSIG: that reaches only the direct child, so a server's own child
 processes would live on with the GPU; it fires when the *thread* that forked ends; and it needs a
@@ -16,12 +17,17 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 
 # Stands in the environment of every child, so that one is found which started in the moment of the
 # controller's death, or which left its group for a session of its own.
 MARK = "TIDEGATE_GUARD"
+# How long after the end such processes are looked for: one that is just being started carries the
+# mark a few milliseconds after it has closed our pipe.
+LINGER_S = 1.0
+GOODBYE = ".\n"
 
 
 class Guard:
@@ -65,6 +71,7 @@ class Guard:
 
     def close(self) -> None:
         """Let the guard end; it kills whatever was not released."""
+        self._tell(GOODBYE)
         self._hang_up()
         if self._pid is not None:
             os.waitpid(self._pid, 0)
@@ -100,15 +107,17 @@ class Guard:
             self._pipe = None
 
 
-def groups_left(lines: Iterable[str]) -> set[int]:
-    """The groups that were named and not released by the time the lines end."""
+def groups_left(lines: Iterable[str]) -> tuple[set[int], bool]:
+    """The groups that were named and not released, and whether the controller said goodbye."""
     left: set[int] = set()
     for line in lines:
+        if line == GOODBYE:
+            return left, True
         sign, _, group = line.partition(" ")
         if not group.endswith("\n"):  # cut off in the middle: the number may be incomplete
             continue
         (left.add if sign == "+" else left.discard)(int(group))
-    return left
+    return left, False
 
 
 def marked(mark: str) -> list[int]:
@@ -126,16 +135,18 @@ def marked(mark: str) -> list[int]:
 def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    for group in groups_left(sys.stdin):
+    left, in_good_order = groups_left(sys.stdin)
+    for group in left:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
-    for _ in range(10):  # again, for those that were forking meanwhile
-        found = marked(sys.argv[1])
-        for pid in found:
+    until_s = time.monotonic() + (0.0 if in_good_order else LINGER_S)
+    while True:
+        for pid in marked(sys.argv[1]):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if not found:
-            break
+        if time.monotonic() >= until_s:
+            return
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

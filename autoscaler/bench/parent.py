@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A child's end of `children.py`: tell the parent a line, and end when the parent does."""
+
+import asyncio
+import sys
+
+
+def tell(line: object) -> None:
+    """One line to the parent, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+async def next_line() -> str:
+    """The parent's next line; empty when there will be none."""
+    return await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+
+
+async def parent_ended() -> None:
+    """Wait until the parent closed our standard input, by will or by dying."""
+    while await next_line():
+        pass

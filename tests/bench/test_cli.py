@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tidegate bench activator` as a user runs it: real processes, a very short run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoscaler.bench.cli import checked
+from autoscaler.bench.workloads import WORKLOADS
+from autoscaler.errors import BadInput
+
+SHORT = ["--duration", "0.2", "--rounds", "1", "--connections", "4"]
+LONGEST_S = 90
+EACH = [
+    "rps",
+    "rps_by_round",
+    "bytes_per_s",
+    "cpu_us",
+    "proxy_core_busy_ratio",
+    "rps_per_busy_core",
+    "limited_by",
+    "p50_ms",
+    "p99_ms",
+    "errors",
+]
+ADDED = ["added_p50_ms", "added_p99_ms"]
+ABOUT = ["connections", "hardware", "commit", "versions", "seconds", "rounds", "go", "aiohttp"]
+
+
+def bench(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    environment = dict(os.environ)
+    if path is not None:
+        environment["PATH"] = path
+    return subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "autoscaler.bench.cli", "activator", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
+        check=False,
+        env=environment,
+    )
+
+
+@pytest.mark.slow
+def test_a_short_run_reports_every_figure_and_no_error() -> None:
+    ran = bench(*SHORT, "--json")
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert report["errors"] == 0
+    for key in ABOUT:
+        assert key in report
+    contenders = [
+        who for who in ("tidegate", "go", "aiohttp") if not report[who].startswith("skipped")
+    ]
+    assert "tidegate" in contenders
+    for name in WORKLOADS:
+        figures = report[name]
+        assert figures["direct_rps"] > 0
+        for who in contenders:
+            for key in EACH:
+                assert figures[f"{who}_{key}"] is not None, (name, who, key)
+            for key in ADDED:
+                assert figures[key if who == "tidegate" else f"{who}_{key}"] is not None
+        assert "tidegate_over_go" in figures
+    assert report["sse"]["tidegate_events_per_s"] > 0
+
+
+@pytest.mark.slow
+def test_without_go_its_figures_are_null_and_the_report_says_why(tmp_path: Path) -> None:
+    ran = bench(*SHORT, "--json", "--only", "small_json", path=str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert report["go"] == "skipped: go is not installed"
+    assert "go skipped: go is not installed" in report["notes"]
+    assert report["small_json"]["go_rps"] is None
+    assert report["small_json"]["go_added_p50_ms"] is None
+    assert report["small_json"]["tidegate_over_go"] is None
+    assert report["small_json"]["tidegate_rps"] > 0
+    assert list(WORKLOADS & report.keys()) == ["small_json"]
+
+
+@pytest.mark.slow
+def test_a_go_that_cannot_build_is_reported_and_does_not_end_the_run(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\necho this go is broken\nexit 3\n")
+    go.chmod(0o755)
+    ran = bench(*SHORT, "--json", "--only", "small_json", path=str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["go"] == "skipped: `go build` failed: this go is broken"
+
+
+@pytest.mark.slow
+def test_a_person_gets_a_table_on_stdout() -> None:
+    ran = bench(*SHORT, "--only", "small_json")
+    assert ran.returncode == 0, ran.stderr
+    assert "small_json" in ran.stdout
+    for who in ("direct", "tidegate", "go", "aiohttp"):
+        assert f" {who} " in ran.stdout
+
+
+def test_bad_options_end_with_2_and_one_line_each_on_stderr() -> None:
+    ran = bench("--duration", "0", "--connections", "0", "--rounds", "0", "--only", "soap")
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.splitlines() == [
+        "tidegate bench activator: --duration 0: seconds above 0 and up to 600",
+        "tidegate bench activator: --connections 0: a number from 1 to 1024",
+        "tidegate bench activator: --rounds 0: a number from 1 to 100",
+        "tidegate bench activator: --only soap: one of small_json, mib_body, sse",
+    ]
+
+
+@pytest.mark.parametrize("duration_s", [float("nan"), float("inf"), -1.0, 601.0])
+def test_a_duration_that_is_no_length_of_time_is_refused(duration_s: float) -> None:
+    with pytest.raises(BadInput, match="--duration"):
+        checked(duration_s=duration_s, connections=1, rounds=1, only=[])
+
+
+def test_workloads_run_once_and_in_their_own_order() -> None:
+    options = checked(duration_s=1, connections=1, rounds=1, only=["sse", "small_json", "sse"])
+    assert options.workloads == ("small_json", "sse")
