@@ -4,11 +4,11 @@
 Results go to stdout, everything else to stderr. The keys of a policy are the contract's own words.
 """
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, TextIO
@@ -153,7 +153,7 @@ def replay(
         "targets": targets,
         "min-replicas": min_replicas,
         "max-replicas": max_replicas,
-        "initial-replicas": initial_replicas if initial_replicas is not None else min_replicas,
+        "initial-replicas": initial_replicas,
         "activation-replicas": activation_replicas,
         "scale-to-zero-after": scale_to_zero_after,
         "scale-up": scale_up,
@@ -163,9 +163,13 @@ def replay(
         "hold-timeout": hold_timeout,
         "cold-start-timeout": cold_start_timeout,
     }
-    said = {"initial-replicas": "0"} | {k: v for k, v in words.items() if v is not None}
+    said = {name: value for name, value in words.items() if value is not None}
+    checked = policy_from(said, where="--", slots=slots)
+    if initial_replicas is None:
+        checked = dataclasses.replace(checked, initial_replicas=checked.min_replicas)
+        said["initial-replicas"] = str(checked.min_replicas)
     settings = Settings(
-        policy=policy_from(said, where="--", slots=slots),
+        policy=checked,
         slots=slots,
         cold_start=ColdStart.parse(cold_start),
         service_time=ServiceTime.parse(service_time),
@@ -208,7 +212,7 @@ def replay(
         "name": recorded.name,
         "format": trace_format,
         "sha256": recorded.sha256,
-        "shape": asdict(shape),
+        "shape": dataclasses.asdict(shape),
         **describe(arrivals),
     }
     policy_words = {key.name: said.get(key.name, key.default) for key in KEYS}

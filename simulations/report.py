@@ -93,10 +93,11 @@ def attainment(outcome: Outcome, slo_s: float) -> Report:
 def headline(report: Mapping[str, Any]) -> tuple[str, str]:
     """What stands above a picture of the run: what it was, and what came of it."""
     policy, requests = report["policy"], report["requests"]
+    p95_s = report["latency_s"]["p95"]
     title = f"{report['trace']['name']}: {policy['policy']} {policy['targets']}"
     outcome = (
         f"cold start {report['model']['cold_start']}; {requests['answered']} of {requests['sent']} "
-        f"answered, p95 {report['latency_s']['p95']} s; "
+        f"answered, p95 {'-' if p95_s is None else format(p95_s, '.4g')} s; "
         f"{report['replicas']['replica_seconds']:.0f} replica-seconds, "
         f"fluid bound {report['oracle']['fluid_bound_replica_seconds']:.0f}"
     )

@@ -273,7 +273,7 @@ class SimulatedActivator:
         if ticket.state is TicketState.REFUSED:
             self.fates.refused += 1
             return
-        check_held(self.holding.held, limit=self.holding.hold_limit)
+        check_held(self.holding.held, limit=self._cluster.policy.hold_limit)
         self._most_held = max(self._most_held, self.holding.held)
         self._plan_sweep()
         if ticket.cold and self.holding.held == 1:
