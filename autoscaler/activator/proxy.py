@@ -254,7 +254,7 @@ class Client(asyncio.BufferedProtocol):
             self._reject(error.status, error.why)
             return
         self._memo = head
-        self._memo_quiet = quiet(head.method, head.path)
+        self._memo_quiet = None if head.upgrades else quiet(head.method, head.path)
         self._memo_plain = head.keep_alive and not head.version_10 and head.method != "HEAD"
         self._memo_bytes = len(head.forward) + (
             MAX_HELD_BODY_BYTES if head.chunked else min(head.length, MAX_HELD_BODY_BYTES)
