@@ -184,8 +184,12 @@ class Client(asyncio.BufferedProtocol):
         state = self._state
         if state is _IDLE:
             memo = self._memo
-            if memo is not None and not self._buffer and data.startswith(memo.raw):
+            if self._buffer:
+                self._buffer += data
+            elif memo is not None and data.startswith(memo.raw):
                 self._request(memo, data, len(memo.raw))
+            elif (end := data.find(HEAD_END)) > 0:
+                self._parse(data, end + len(HEAD_END))
             else:
                 self._buffer += data
             if self._buffer:
