@@ -3,10 +3,12 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from autoscaler.activator.desk import Departures, Desk, Shared
 from autoscaler.core.routes import Demand, Endpoint, Route
@@ -109,7 +111,22 @@ class Line:
         self.writer.close()
 
     def reset(self) -> None:
-        self.writer.transport.abort()
+        """End the connection with a reset, whatever is still on its way."""
+        if not self._transport.is_closing():
+            linger = struct.pack("ii", 1, 0)
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._transport.abort()
+
+    def pause(self) -> None:
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transport.resume_reading()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        return cast(asyncio.Transport, self.writer.transport)
 
 
 Answer = Callable[[Message, Line], Awaitable[bool | None]]
