@@ -269,7 +269,9 @@ def _worker_command(models: Mapping[str, Path], slots: int) -> tuple[str, ...]:
     """How the bundled worker is started; by its own entry, so no package reaches into another."""
     served = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
     start = (sys.executable, "-m", "autoscaler.cli", "worker")
-    return (*start, *served, "--host", "{host}", "--port", "{port}", "--concurrency", str(slots))
+    # The activator sends no more than `slots` at once, so that is all a worker ever has to queue.
+    bounds = ("--host", "{host}", "--port", "{port}", "--max-queue-size", str(slots))
+    return (*start, *served, *bounds)
 
 
 def _check_addresses(
