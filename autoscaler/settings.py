@@ -109,7 +109,8 @@ FILE_KEYS: tuple[FileKey, ...] = (
     FileKey("services.NAME", "metrics-path", "a path that begins with /, or empty for none",
             "where a replica shows its metrics", "/metrics with models, else none"),
     FileKey("services.NAME", "drain-grace", DURATION,
-            "how long a replica may take to finish before it is killed", "30s"),
+            "how long a replica may finish before it is told to stop; 10s later it is killed",
+            "30s"),
 )  # fmt: skip
 
 _SECTIONS = ("controller", "activator", "services")
