@@ -57,6 +57,15 @@ class Running:
             await asyncio.sleep(0.05)
         raise AssertionError(f"waited {BOUND_S:g} s in vain: {what}; {status}; {self.log()}")
 
+    async def until_metric(self, sample: str) -> None:
+        """Wait until the controller's metrics show this sample; fails after a minute."""
+        ends_s = time.monotonic() + BOUND_S
+        text = ""
+        while f"tidegate_{sample}\n" not in text:
+            assert time.monotonic() < ends_s, f"no {sample} in {text}"
+            await asyncio.sleep(0.05)
+            text = (await self.http.get(f"{self.api}/metrics")).text
+
     async def work(self, seconds: float) -> httpx.Response:
         return await self.http.post(f"{self.url}/work?s={seconds}", content=b"{}")
 
