@@ -12,8 +12,17 @@ from typing import Annotated
 import typer
 
 from serving.catalog import ModelFile, model_file
+from serving.engines import FORMATS
 from serving.errors import BadInput
-from serving.settings import DEFAULTS, Settings, about, seconds, size_bytes
+from serving.settings import (
+    DEFAULTS,
+    Settings,
+    about,
+    as_seconds,
+    as_size,
+    seconds,
+    size_bytes,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -43,7 +52,7 @@ def worker(
         list[str] | None,
         typer.Option(
             metavar="NAME=PATH",
-            help="A model file (.onnx .skops .joblib .pkl), or a directory with one. Repeatable.",
+            help=f"A model file ({' '.join(FORMATS)}), or a directory with one. Repeatable.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help=about("host"))] = DEFAULTS.host,
@@ -55,17 +64,19 @@ def worker(
     ] = DEFAULTS.max_batch_size,
     max_queue_delay: Annotated[
         str, typer.Option(metavar="DURATION", help=about("max_queue_delay_s"))
-    ] = "0ms",
+    ] = as_seconds(DEFAULTS.max_queue_delay_s),
     max_queue_size: Annotated[
         int, typer.Option(help=about("max_queue_size"))
     ] = DEFAULTS.max_queue_size,
-    max_body: Annotated[str, typer.Option(metavar="SIZE", help=about("max_body_bytes"))] = "64Mi",
+    max_body: Annotated[str, typer.Option(metavar="SIZE", help=about("max_body_bytes"))] = as_size(
+        DEFAULTS.max_body_bytes
+    ),
     drain_grace: Annotated[
         str, typer.Option(metavar="DURATION", help=about("drain_grace_s"))
-    ] = "30s",
+    ] = as_seconds(DEFAULTS.drain_grace_s),
     drain_quiet: Annotated[
         str, typer.Option(metavar="DURATION", help=about("drain_quiet_s"))
-    ] = "500ms",
+    ] = as_seconds(DEFAULTS.drain_quiet_s),
     unsafe_pickle: Annotated[
         bool, typer.Option("--unsafe-pickle", help=about("unsafe_pickle"))
     ] = DEFAULTS.unsafe_pickle,

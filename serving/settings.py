@@ -13,7 +13,7 @@ from typing import Any
 from serving.catalog import ModelFile
 from serving.errors import BadInput
 
-_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _UNITS_BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -118,14 +118,29 @@ def about(name: str) -> str:
     return str({f.name: f for f in fields(Settings)}[name].metadata["about"])
 
 
+def as_seconds(value_s: float) -> str:
+    """0.002 -> `2ms`; what `seconds` reads back."""
+    return f"{value_s:g}s" if value_s >= 1 or value_s == 0 else f"{value_s * 1000:g}ms"
+
+
+def as_size(value: int) -> str:
+    """67108864 -> `64Mi`; what `size_bytes` reads back."""
+    unit = max(
+        (u for u, size in _UNITS_BYTES.items() if value % size == 0), key=_UNITS_BYTES.__getitem__
+    )
+    return f"{value // _UNITS_BYTES[unit]}{unit}"
+
+
 def seconds(flag: str, text: str) -> float:
     """`2ms` -> 0.002. Raises BadInput."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s|m)", text.strip())
-    if found is None and text.strip() == "0":
+    parts = re.findall(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)", text)
+    if text.strip() == "0":
         return 0.0
-    if found is None:
-        raise BadInput(f"{flag}: {text!r} is no duration; write a number and us, ms, s or m: 2ms")
-    return float(found[1]) * _UNITS_S[found[2]]
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        raise BadInput(
+            f"{flag}: {text!r} is no duration; write one such as 500us, 2ms, 30s or 1m30s"
+        )
+    return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
 
 
 def size_bytes(flag: str, text: str) -> int:

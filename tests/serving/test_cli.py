@@ -10,7 +10,7 @@ import pytest
 
 from serving import catalog
 from serving.errors import BadInput
-from serving.settings import DEFAULTS, Settings, seconds, size_bytes
+from serving.settings import DEFAULTS, as_seconds, as_size, seconds, size_bytes
 from tests.serving.processes import ROOT, ended, environment, events, ready_worker
 
 
@@ -172,7 +172,7 @@ def test_durations_carry_their_unit(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "2", "-2ms", "ms", "2 hours", "nan"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="is no duration; write a number and us, ms, s or m"):
+    with pytest.raises(BadInput, match="is no duration; write one such as"):
         seconds("--x", text)
 
 
@@ -185,3 +185,10 @@ def test_sizes_carry_their_unit(text: str, value: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="is no size"):
         size_bytes("--x", text)
+
+
+def test_the_defaults_that_help_shows_are_read_back_as_the_defaults() -> None:
+    """Help prints durations and sizes as one would type them; typing them changes nothing."""
+    for value_s in (DEFAULTS.max_queue_delay_s, DEFAULTS.drain_grace_s, DEFAULTS.drain_quiet_s):
+        assert seconds("--x", as_seconds(value_s)) == value_s
+    assert size_bytes("--max-body", as_size(DEFAULTS.max_body_bytes)) == DEFAULTS.max_body_bytes
