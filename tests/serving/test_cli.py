@@ -10,7 +10,7 @@ import pytest
 
 from serving import catalog
 from serving.errors import BadInput
-from serving.settings import DEFAULTS, as_seconds, as_size, seconds, size_bytes
+from serving.settings import DEFAULTS, Settings, as_seconds, as_size, seconds, size_bytes
 from tests.serving.processes import ROOT, ended, environment, events, ready_worker
 
 
