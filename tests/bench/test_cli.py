@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -116,20 +118,42 @@ def test_a_person_gets_a_table_on_stdout() -> None:
 def test_a_run_that_is_broken_off_leaves_no_process_behind(
     sent: signal.Signals, status: int
 ) -> None:
-    command = [sys.executable, "-m", "autoscaler.bench.cli", "activator"]
-    with subprocess.Popen(  # noqa: S603 - our own command
-        [*command, "--only", "small_json", "--duration", "60"], stderr=subprocess.DEVNULL
-    ) as running:
-        children: list[psutil.Process] = []
+    with broken_off_later() as running:
         deadline_s = time.monotonic() + LONGEST_S
-        while not any("autoscaler.activator" in " ".join(c.cmdline()) for c in children):
+        while not any("autoscaler.activator" in command(child) for child in children_of(running)):
             assert time.monotonic() < deadline_s, "no activator was started"
             time.sleep(0.05)
-            children = psutil.Process(running.pid).children(recursive=True)
+        children = children_of(running)
         running.send_signal(sent)
         assert running.wait(LONGEST_S) == status
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=LONGEST_S)
     assert alive == []
+
+
+@contextmanager
+def broken_off_later() -> Iterator[subprocess.Popen[bytes]]:
+    """A long run that ends with the block at the latest."""
+    arguments = ["activator", "--only", "small_json", "--duration", "60"]
+    running = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "autoscaler.bench.cli", *arguments], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+def children_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def command(process: psutil.Process) -> str:
+    """The command line; empty for a process that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def test_bad_options_end_with_2_and_one_line_each_on_stderr() -> None:

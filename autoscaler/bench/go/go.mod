@@ -1,3 +1,3 @@
 module tidegate.dev/bench/proxy
 
-go 1.20
+go 1.21

@@ -60,5 +60,14 @@ func main() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	log.Fatal((&http.Server{Handler: proxy}).Serve(listener))
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Without this the server closes a request's body when its answer begins, while the
+		// transport may still look for the body's end; it then cuts a long answer short
+		// (golang/go#40747).
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			log.Print(err)
+		}
+		proxy.ServeHTTP(w, r)
+	})
+	log.Fatal((&http.Server{Handler: handler}).Serve(listener))
 }
