@@ -22,6 +22,7 @@ import structlog
 import typer
 import uvicorn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from autoscaler import settings as config
@@ -158,7 +159,14 @@ class _LocalController:
         await self._hub.start(self._socket_path)
         await self._cluster.start()
         activators = self._start_activators()
-        api = _ApiServer(self._settings.controller.api, self._loop, self._clock)
+        registry = CollectorRegistry()
+        registry.register(
+            LoopCollector(self._loop, demand=lambda service: self._hub.demand(str(service)))
+        )
+        api = _ApiServer(
+            self._settings.controller.api,
+            create_api(self._loop, registry=registry, now_s=self._clock.now_s),
+        )
         ticking = asyncio.create_task(self._ticker.run(), name="ticks")
         scheduler = AsyncIOScheduler()
         scheduler.add_job(
@@ -223,10 +231,7 @@ class _LocalController:
 class _ApiServer:
     """The status API on its own socket, within the controller's event loop."""
 
-    def __init__(self, address: Address, loop: ControlLoop, clock: MonotonicClock) -> None:
-        registry = CollectorRegistry()
-        registry.register(LoopCollector(loop))
-        app = create_api(loop, registry=registry, now_s=clock.now_s)
+    def __init__(self, address: Address, app: FastAPI) -> None:
         self._socket = _bound(address, "controller.api")
         self._server = _QuietServer(uvicorn.Config(app, log_config=None, lifespan="off"))
         self._task: asyncio.Task[None] | None = None

@@ -119,7 +119,7 @@ def decode_routes(line: bytes) -> Routes:
         return Routes(
             version=int(message["version"]), routes=tuple(_route(r) for r in message["routes"])
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ChannelError(f"not a route table: {error!r}") from error
 
 

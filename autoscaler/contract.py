@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from autoscaler.core.policies import POLICIES
 from autoscaler.core.policy import Idle, RateRule, RateStep, ServicePolicy, Target
 from autoscaler.core.signals import Signal
 from autoscaler.errors import BadInput
@@ -161,7 +162,7 @@ def _flag(text: str) -> bool:
 
 
 def _policy(text: str) -> str:
-    if text != "target":
+    if text not in POLICIES:
         raise Unreadable
     return text
 
@@ -170,7 +171,7 @@ _D = ServicePolicy()
 _COUNT = "a whole number from {} to 10000"
 
 KEYS: tuple[Key, ...] = (
-    Key("policy", "policy", _policy, "target", "how signals become a wish", "target"),
+    Key("policy", "policy", _policy, ", ".join(POLICIES), "how signals become a wish", "target"),
     Key("targets", "targets", targets, TARGETS,
         "how much of a signal one replica should carry; several combine by the largest wish",
         "concurrency=1"),

@@ -96,6 +96,11 @@ class ControlLoop:
         memory = self._memories.get(service)
         return memory.lead_times if memory else LeadTimes()
 
+    def cold_starts(self, service: ServiceId) -> int:
+        """How many replicas of a service became ready since this loop began."""
+        memory = self._memories.get(service)
+        return memory.starts_seen.total if memory else 0
+
     async def _measure(
         self, services: Collection[ServiceId]
     ) -> Mapping[ServiceId, Mapping[Measure, Reading | NoReading]]:
@@ -110,8 +115,8 @@ class ControlLoop:
         self, view: ServiceView, measures: Mapping[Measure, Reading | NoReading]
     ) -> ServiceSnapshot:
         memory = self._memories.get(view.service)
-        # While a service is active its requests go straight to the replicas: the activator is asked
-        # into the path only for the other states.
+        # An active service needs no activator in its path: it is asked in for the other states.
+        # (On one machine it always is in the path, and to ask costs nothing.)
         wants_path = memory is not None and memory.state is not ZeroState.ACTIVE
         return ServiceSnapshot(
             service=view.service,

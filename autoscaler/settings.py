@@ -111,7 +111,8 @@ FILE_KEYS: tuple[FileKey, ...] = (
     FileKey("services.NAME", "metrics-path", "a path that begins with /, or empty for none",
             "where a replica shows its metrics", "/metrics with models, else none"),
     FileKey("services.NAME", "drain-grace", DURATION,
-            "how long a replica may take to finish before it is killed", "30s"),
+            "how long a replica may finish before it is told to stop; 10s later it is killed",
+            "30s"),
 )  # fmt: skip
 
 _SECTIONS = ("controller", "activator", "services")
@@ -273,7 +274,9 @@ def _worker_command(models: Mapping[str, Path], slots: int) -> tuple[str, ...]:
     """How the bundled worker is started; by its own entry, so no package reaches into another."""
     served = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
     start = (sys.executable, "-m", "autoscaler.cli", "worker")
-    return (*start, *served, "--host", "{host}", "--port", "{port}", "--concurrency", str(slots))
+    # The activator sends no more than `slots` at once, so that is all a worker ever has to queue.
+    bounds = ("--host", "{host}", "--port", "{port}", "--max-queue-size", str(slots))
+    return (*start, *served, *bounds)
 
 
 def _check_addresses(

@@ -59,7 +59,7 @@ def worker(
     max_queue_size: Annotated[
         int, typer.Option(help=about("max_queue_size"))
     ] = DEFAULTS.max_queue_size,
-    max_body: Annotated[str, typer.Option(metavar="SIZE", help=about("max_body_bytes"))] = "64MiB",
+    max_body: Annotated[str, typer.Option(metavar="SIZE", help=about("max_body_bytes"))] = "64Mi",
     drain_grace: Annotated[
         str, typer.Option(metavar="DURATION", help=about("drain_grace_s"))
     ] = "30s",

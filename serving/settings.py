@@ -14,7 +14,7 @@ from serving.catalog import ModelFile
 from serving.errors import BadInput
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
-_UNITS_BYTES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_UNITS_BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def _knob(default: Any, unit: str, about: str) -> Any:
@@ -51,7 +51,7 @@ class Settings:
         256, "requests", "Most requests that wait; more are answered 503 with Retry-After."
     )
     max_body_bytes: int = _knob(
-        64 * 2**20, "bytes", "Largest request body (64MiB), also once unpacked; more is a 413."
+        64 * 2**20, "bytes", "Largest request body (64Mi), also once unpacked; more is a 413."
     )
     drain_grace_s: float = _knob(
         30.0, "seconds", "After SIGTERM: how long requests may take to finish (30s)."
@@ -129,8 +129,8 @@ def seconds(flag: str, text: str) -> float:
 
 
 def size_bytes(flag: str, text: str) -> int:
-    """`64MiB` -> 67108864. Raises BadInput."""
-    found = re.fullmatch(r"(\d+)(B|KiB|MiB|GiB|)", text.strip())
+    """`64Mi` -> 67108864. Raises BadInput."""
+    found = re.fullmatch(r"(\d+)(Ki|Mi|Gi|)", text.strip())
     if found is None:
-        raise BadInput(f"{flag}: {text!r} is no size; write a number and B, KiB, MiB or GiB: 64MiB")
+        raise BadInput(f"{flag}: {text!r} is no size; write a number and Ki, Mi or Gi: 64Mi")
     return int(found[1]) * _UNITS_BYTES[found[2]]

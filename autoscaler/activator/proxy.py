@@ -184,8 +184,12 @@ class Client(asyncio.BufferedProtocol):
         state = self._state
         if state is _IDLE:
             memo = self._memo
-            if memo is not None and not self._buffer and data.startswith(memo.raw):
+            if self._buffer:
+                self._buffer += data
+            elif memo is not None and data.startswith(memo.raw):
                 self._request(memo, data, len(memo.raw))
+            elif (end := data.find(HEAD_END)) > 0:
+                self._parse(data, end + len(HEAD_END))
             else:
                 self._buffer += data
             if self._buffer:
@@ -254,7 +258,7 @@ class Client(asyncio.BufferedProtocol):
             self._reject(error.status, error.why)
             return
         self._memo = head
-        self._memo_quiet = quiet(head.method, head.path)
+        self._memo_quiet = None if head.upgrades else quiet(head.method, head.path)
         self._memo_plain = head.keep_alive and not head.version_10 and head.method != "HEAD"
         self._memo_bytes = len(head.forward) + (
             MAX_HELD_BODY_BYTES if head.chunked else min(head.length, MAX_HELD_BODY_BYTES)

@@ -36,6 +36,7 @@ _SPECIAL_IN_REQUESTS: Final = _HOP | {
     b"x-forwarded-for",
     b"x-forwarded-proto",
 }
+_PLAIN_IN_REQUESTS: Final = frozenset((b"host", b"content-length"))
 _SPECIAL_IN_RESPONSES: Final = _HOP | {b"content-length", b"transfer-encoding"}
 # A request may not name these in `Connection`: dropping them would change what the message means.
 _NOT_HOP: Final = frozenset(
@@ -189,7 +190,33 @@ def parse_request(raw: bytes, *, client: bytes) -> RequestHead:
     head.raw = raw
     head.method = method.decode("ascii")
     head.version_10 = version == "1.0"
+    head.keep_alive = not head.version_10
+    head.expects = head.upgrades = False
     _read_framing(head, special)
+    connection: set[bytes] = set()
+    if not special.keys() <= _PLAIN_IN_REQUESTS:
+        connection = _read_connection(head, special)
+    target = seen.target
+    host = b""
+    if not target.startswith(b"/") and (absolute := _ABSOLUTE.match(target)):
+        host = absolute.group(1)
+        target = target[absolute.end() :]
+        if not target.startswith(b"/"):
+            target = b"/" + target
+    head.path = target.split(b"?", 1)[0].decode("ascii", "replace")
+    hosts = special.get(b"host", ())
+    if len(hosts) != 1 and (hosts or not head.version_10):
+        raise WireError(400, "a request needs exactly one Host")
+    if hosts and not host:
+        host = hosts[0]
+    head.forward = _forward_request(
+        head, seen.headers, special, target=target, host=host, client=client, connection=connection
+    )
+    return head
+
+
+def _read_connection(head: RequestHead, special: dict[bytes, list[bytes]]) -> set[bytes]:
+    """What the request says about its own hop; the header names listed in `Connection`."""
     connection = _tokens(special.get(b"connection", []))
     if connection & _NOT_HOP:
         raise WireError(400, "Connection names a header that is not the hop's")
@@ -202,17 +229,7 @@ def parse_request(raw: bytes, *, client: bytes) -> RequestHead:
     )
     if head.upgrades and (head.length or head.chunked):
         raise WireError(400, "an upgrade with a body")
-    absolute = _ABSOLUTE.match(seen.target)
-    target = (seen.target[absolute.end() :] or b"/") if absolute else seen.target
-    head.path = target.split(b"?", 1)[0].decode("ascii", "replace")
-    hosts = special.get(b"host", [])
-    if len(hosts) > 1 or (not hosts and not head.version_10):
-        raise WireError(400, "a request needs exactly one Host")
-    host = absolute.group(1) if absolute else (hosts[0] if hosts else b"")
-    head.forward = _forward_request(
-        head, seen.headers, special, target=target, host=host, client=client, connection=connection
-    )
-    return head
+    return connection
 
 
 def _read_framing(head: RequestHead, special: dict[bytes, list[bytes]]) -> None:

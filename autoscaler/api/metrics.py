@@ -2,13 +2,14 @@
 """Tidegate's own metrics, read from what the loop has recorded at the moment of the scrape."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from autoscaler.core.replicas import ReplicaState
-from autoscaler.core.signals import Measure, Reading
+from autoscaler.core.routes import Demand
+from autoscaler.core.signals import Measure, NoReading, Reading, ServiceId
 from autoscaler.core.zero import ZeroState
 from autoscaler.loop import ControlLoop
 
@@ -20,11 +21,24 @@ _SHOWN = {
 }
 
 
-class LoopCollector(Collector):
-    """Turns the last record of each service into metrics."""
+# How a request can end, and the total of it that activators keep.
+_OUTCOMES: dict[str, Callable[[Demand], int]] = {
+    "answered": lambda demand: demand.answered_total,
+    "overflow": lambda demand: demand.overflow_total,
+    "expired": lambda demand: demand.expired_total,
+    "cancelled": lambda demand: demand.cancelled_total,
+    "broken": lambda demand: demand.broken_total,
+}
 
-    def __init__(self, loop: ControlLoop) -> None:
+
+class LoopCollector(Collector):
+    """Turns the last record of each service, and what activators counted, into metrics."""
+
+    def __init__(
+        self, loop: ControlLoop, *, demand: Callable[[ServiceId], Demand | NoReading]
+    ) -> None:
         self._loop = loop
+        self._demand = demand
 
     def collect(self) -> Iterator[Metric]:
         wanted = _gauge("wanted_replicas", "Replicas asked for by the last decision.")
@@ -35,6 +49,15 @@ class LoopCollector(Collector):
             "tidegate_requests",
             "Requests that arrived for a service.",
             labels=["namespace", "name"],
+        )
+        ended = CounterMetricFamily(
+            "tidegate_requests_ended",
+            "Requests by how they ended: answered, overflow (503), expired (504), cancelled by the "
+            "client, broken by a replica.",
+            labels=["namespace", "name", "outcome"],
+        )
+        starts = CounterMetricFamily(
+            "tidegate_cold_starts", "Replicas that became ready.", labels=["namespace", "name"]
         )
         shown = {measure: _gauge(*words) for measure, words in _SHOWN.items()}
         for service, records in self._loop.records.items():
@@ -57,7 +80,12 @@ class LoopCollector(Collector):
             total = snapshot.measures.get(Measure.REQUESTS_TOTAL)
             if isinstance(total, Reading):
                 arrived.add_metric(labels, total.value)
-        yield from (wanted, replicas, states, lead, arrived, *shown.values())
+            starts.add_metric(labels, self._loop.cold_starts(service))
+            demand = self._demand(service)
+            if isinstance(demand, Demand):
+                for outcome, total_of in _OUTCOMES.items():
+                    ended.add_metric([*labels, outcome], total_of(demand))
+        yield from (wanted, replicas, states, lead, arrived, ended, starts, *shown.values())
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:

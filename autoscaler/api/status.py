@@ -122,7 +122,7 @@ def _status(loop: ControlLoop, service: ServiceId, now_s: float) -> ServiceStatu
             if isinstance(seen, NoReading)
         },
         lead_time_s={"p50": lead_times.quantile(0.5), "p95": lead_times.quantile(0.95)},
-        cold_starts=len(lead_times.observed_s),
+        cold_starts=loop.cold_starts(service),
         replica_list=[
             ReplicaStatus(
                 id=replica.id,

@@ -7,8 +7,10 @@ standard input does. A request that is not byte for byte what the client sent is
 
 import asyncio
 import gc
+import itertools
 import sys
 import time
+from collections.abc import Callable
 
 import uvloop
 
@@ -28,14 +30,14 @@ _FIRST_LINE_BYTES = 128
 
 
 class OneBody(CountedMessages):
-    """Answers each request with the workload's one body."""
+    """Answers each request with the next of the workload's answers, which is a whole one."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, next_answer: Callable[[], bytes]) -> None:
         super().__init__(begins=b"POST ", body=workload.request_body)
-        self._answer = workload.answer_head + workload.answer_body
+        self._next_answer = next_answer
 
     def message_arrived(self) -> None:
-        self.transport.write(self._answer)
+        self.transport.write(self._next_answer())
 
     def message_refused(self, why: str) -> None:
         _answer_400(self.transport, why)
@@ -44,9 +46,14 @@ class OneBody(CountedMessages):
 class Events(CountedMessages):
     """Answers each request with the workload's events, one write a turn of the event loop."""
 
-    def __init__(self, workload: Workload, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        next_answer: Callable[[], bytes],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         super().__init__(begins=b"POST ", body=workload.request_body)
-        self._head = workload.answer_head
+        self._next_head = next_answer
         self._chunks = [chunk(event(n, written_ns=0)) for n in range(workload.events)]
         self._loop = loop
         self._next = 0
@@ -62,7 +69,7 @@ class Events(CountedMessages):
         self._paced = PACED_QUERY in self._first_line.split(b"\r\n", 1)[0]
         self._first_line = b""
         self._next = 0
-        self.transport.write(self._head)
+        self.transport.write(self._next_head())
         self._write_next()
 
     def _write_next(self) -> None:
@@ -93,14 +100,20 @@ def _answer_400(transport: asyncio.Transport, why: str) -> None:
     transport.close()
 
 
+def connections(workload: Workload) -> Callable[[], CountedMessages]:
+    """What makes a server's connections; they take turns in the workload's answers."""
+    loop = asyncio.get_running_loop()
+    next_answer = itertools.cycle(workload.answers).__next__
+    if workload.events:
+        return lambda: Events(workload, next_answer, loop)
+    return lambda: OneBody(workload, next_answer)
+
+
 async def serve(workload: Workload) -> None:
     """Serve `workload` on a port that the kernel chose, printed as the first line of stdout."""
     loop = asyncio.get_running_loop()
 
-    def connection() -> CountedMessages:
-        return Events(workload, loop) if workload.events else OneBody(workload)
-
-    server = await loop.create_server(connection, "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(connections(workload), "127.0.0.1", 0, backlog=1024)
     tell(server.sockets[0].getsockname()[1])
     await parent_ended()
     server.close()

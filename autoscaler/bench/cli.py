@@ -22,6 +22,7 @@ LONGEST_DURATION_S = 600.0
 MOST_CONNECTIONS = 1024
 MOST_ROUNDS = 100
 _PIPED_WIDTH = 110
+_TERMINATED = 128 + signal.SIGTERM
 
 app = typer.Typer(help="Measure Tidegate beside its rivals, on this machine.", no_args_is_help=True)
 
@@ -79,7 +80,7 @@ def activator(
     connections (what the proxy adds to the latency). Errors are counted; with any, exit status 1.
 
     Without Go or aiohttp their figures are null and the report says why. With all of them and the
-    three workloads the whole takes about 30 x duration x rounds seconds.
+    workloads the whole takes about 40 x duration x rounds seconds.
     """
     structlog.configure(  # the hub's log: a channel that opens and closes is no news here
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
@@ -95,6 +96,9 @@ def activator(
         for problem in bad.problems:
             typer.echo(f"tidegate bench activator: {problem}", err=True)
         raise typer.Exit(2) from bad
+    except asyncio.CancelledError as told:
+        typer.echo("tidegate bench activator: told to end; nothing is reported", err=True)
+        raise typer.Exit(_TERMINATED) from told
     except GiveUp as failed:
         typer.echo(f"tidegate bench activator: {failed}", err=True)
         raise typer.Exit(1) from failed

@@ -9,6 +9,7 @@ closed and not opened again.
 
 import asyncio
 import gc
+import itertools
 import json
 import math
 import time
@@ -57,7 +58,8 @@ class Load:
 
     def __init__(self, workload: Workload, phase: Phase) -> None:
         self.workload = workload
-        self.request = workload.request(phase.port, for_latency=phase.for_latency)
+        requests = workload.requests(phase.port, for_latency=phase.for_latency)
+        self.next_request = itertools.cycle(requests).__next__
         self.paced = bool(workload.events) and phase.for_latency
         self.counting = False
         self.stopping = False
@@ -91,7 +93,7 @@ class Asking(CountedMessages):
     def _ask(self, now_s: float) -> None:
         self._sent_at_s = now_s
         self._waiting = True
-        self.transport.write(self._load.request)
+        self.transport.write(self._load.next_request())
 
     def message_arrived(self) -> None:
         now_s = time.perf_counter()

@@ -2,7 +2,9 @@
 """A child's end of `children.py`: tell the parent a line, and end when the parent does."""
 
 import asyncio
+import os
 import sys
+import threading
 
 
 def tell(line: object) -> None:
@@ -20,3 +22,13 @@ async def parent_ended() -> None:
     """Wait until the parent closed our standard input, by will or by dying."""
     while await next_line():
         pass
+
+
+def end_with_parent() -> None:
+    """For a program that does not look at its standard input: end at once when the parent does."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

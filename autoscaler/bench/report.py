@@ -5,6 +5,9 @@ Rules:
 - every figure is the median over the rounds of that round's figure;
 - what a proxy adds to a latency is its quantile less the same quantile of `direct` *of the same
   round*, so that a slow minute of the machine weighs on both;
+- CPU time includes what the kernel does in the proxy's name; a write to a process whose core sleeps
+  costs more than to one that is awake, so a proxy that keeps the client busy has cheaper writes:
+  compare `rps` too, and look at `client_core_busy_ratio`;
 - a figure that could not be had is null, never 0;
 - an error of any kind, anywhere, is counted, and one makes the whole run fail.
 """

@@ -19,7 +19,11 @@ from autoscaler.core.routes import Endpoint, Route
 from autoscaler.errors import GiveUp
 
 _SERVICE = "bench/service"
-_COMMAND = "from autoscaler.activator.cli import app; app()"
+_COMMAND = (
+    "from autoscaler.activator.cli import app; "
+    "from autoscaler.bench.parent import end_with_parent; "
+    "end_with_parent(); app()"
+)
 _START_S = 20.0
 _LOOK_S = 0.02
 

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is sent and what is answered, byte by byte. Only values: no clock, no socket.
 
-Three workloads, each a POST answered with 200:
+Four workloads, each a POST answered with 200:
 
 - `small_json`: 200 bytes of JSON there, 150 bytes of JSON back; what a request costs.
+- `small_json_varied`: the same with another request id in every head, there and back; what a
+  request costs a proxy that profits from heads that repeat, when they do not.
 - `mib_body`: 1 MiB there and 1 MiB back in the same request; what a byte costs.
 - `sse`: a small JSON there, 200 events of 100 bytes back, chunked, each written by itself; what a
   token costs. For latency the events are paced and each carries the time it was written at.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIB = 1024 * 1024
 EVENTS_PER_STREAM = 200
 EVENT_BYTES = 100
 EVENT_PAUSE_S = 0.001
+HEADS = 4096
 STAMP_DIGITS = 20
 STAMP = re.compile(rb'"written_ns":"(\d{%d})"' % STAMP_DIGITS)
 END_OF_CHUNKS = b"0\r\n\r\n"
@@ -65,6 +68,7 @@ def unstamped(events: bytes) -> bytes:
 class Workload:
     """One kind of request. `path` and `latency_path` differ where latency needs another answer.
 
+    `varied`: no two heads that follow each other are the same.
     `latency_connections`: how many connections the latency phase uses, one request at a time each.
     `events`: how many events an answer has; 0 means one body of a length that is told beforehand.
     """
@@ -75,6 +79,7 @@ class Workload:
     latency_path: bytes
     request_body: bytes
     answer_body: bytes
+    varied: bool = False
     latency_connections: int = 1
     events: int = 0
 
@@ -83,35 +88,53 @@ class Workload:
         """Body bytes that pass the proxy for one request, both ways together."""
         return len(self.request_body) + len(self.answer_body)
 
-    def request(self, port: int, *, for_latency: bool) -> bytes:
-        """The whole request as it is sent to `port` of this machine."""
+    def requests(self, port: int, *, for_latency: bool) -> list[bytes]:
+        """The whole requests as they are sent to `port` of this machine, one after the other."""
+        return [
+            self._request(port, self.latency_path if for_latency else self.path, extra=extra)
+            for extra in self._extras
+        ]
+
+    @property
+    def answers(self) -> list[bytes]:
+        """The whole answers as the backend writes them; for events, what comes before the first."""
+        body = b"" if self.events else self.answer_body
+        return [self._answer_head(extra) + body for extra in self._extras]
+
+    @property
+    def _extras(self) -> list[bytes]:
+        """What is added to each head, one after the other and then again from the first."""
+        if not self.varied:
+            return [b""]
+        return [b"X-Request-Id: %032x\r\n" % number for number in range(HEADS)]
+
+    def _request(self, port: int, path: bytes, *, extra: bytes) -> bytes:
         return (
             b"POST %b HTTP/1.1\r\n"
             b"Host: 127.0.0.1:%d\r\n"
             b"User-Agent: tidegate-bench\r\n"
             b"Accept: */*\r\n"
             b"Content-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%b"
+            b"%bContent-Length: %d\r\n\r\n%b"
         ) % (
-            self.latency_path if for_latency else self.path,
+            path,
             port,
+            extra,
             len(self.request_body),
             self.request_body,
         )
 
-    @property
-    def answer_head(self) -> bytes:
-        """What the backend writes before the answer's body."""
+    def _answer_head(self, extra: bytes) -> bytes:
         if self.events:
             return (
                 b"HTTP/1.1 200 OK\r\n"
                 b"Content-Type: text/event-stream\r\n"
                 b"Cache-Control: no-cache\r\n"
-                b"Transfer-Encoding: chunked\r\n\r\n"
-            )
+                b"%bTransfer-Encoding: chunked\r\n\r\n"
+            ) % extra
         return (
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        ) % len(self.answer_body)
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n"
+        ) % (extra, len(self.answer_body))
 
 
 def _json_of(size: int, opening: bytes) -> bytes:
@@ -133,6 +156,12 @@ SMALL_JSON = Workload(
     request_body=_json_of(200, _TENSOR),
     answer_body=_json_of(150, _OUTPUT),
 )
+SMALL_JSON_VARIED = replace(
+    SMALL_JSON,
+    name="small_json_varied",
+    what="the same with another request id in every head",
+    varied=True,
+)
 MIB_BODY = Workload(
     name="mib_body",
     what="1 MiB there and 1 MiB back",
@@ -151,4 +180,4 @@ SSE = Workload(
     latency_connections=4,
     events=EVENTS_PER_STREAM,
 )
-WORKLOADS = {w.name: w for w in (SMALL_JSON, MIB_BODY, SSE)}
+WORKLOADS = {w.name: w for w in (SMALL_JSON, SMALL_JSON_VARIED, MIB_BODY, SSE)}

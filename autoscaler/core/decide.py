@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from autoscaler.core import keepalive, stabilize, zero
 from autoscaler.core.lead_time import LeadTimes, StartsSeen, learn_from
-from autoscaler.core.policies import target
+from autoscaler.core.policies import POLICIES
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.proposal import Candidate, Proposal
 from autoscaler.core.replicas import ReplicaState
@@ -92,7 +92,7 @@ def decide(
     lead_time_s = memory.lead_times.quantile(0.9)
     # 2. What the signals ask for, within the user's bounds.
     signals = signals_at(snapshot, memory, now_s)
-    wish = target.propose(signals, policy.targets, current=snapshot.scale, slots=policy.slots)
+    wish = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
     wish = _bounded(wish, policy)
     # 3. How much of it may happen now.
     wish, pace = stabilize.stabilize(

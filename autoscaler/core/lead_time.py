@@ -32,9 +32,13 @@ class LeadTimes:
 
 @dataclass(frozen=True, slots=True)
 class StartsSeen:
-    """Which starts have been learned from, so that each counts once: (replica id, ready_at_s)."""
+    """Which starts have been learned from, so that each counts once: (replica id, ready_at_s).
+
+    `total`: how many starts ended since the first look, of which `LeadTimes` keeps the newest.
+    """
 
     counted: frozenset[tuple[str, float]] | None = None
+    total: int = 0
 
 
 def learn_from(
@@ -52,8 +56,10 @@ def learn_from(
     }
     if seen.counted is None:
         return lead_times, StartsSeen(frozenset(ready))
-    for key in sorted(ready.keys() - seen.counted, key=lambda key: key[1]):
+    new = sorted(ready.keys() - seen.counted, key=lambda key: key[1])
+    for key in new:
         lead_times = lead_times.learn(key[1] - ready[key].asked_at_s)
     # A replica that falls silent and comes back has not started twice.
     there = {replica.id for replica in replicas}
-    return lead_times, StartsSeen(frozenset(ready) | {k for k in seen.counted if k[0] in there})
+    counted = frozenset(ready) | {key for key in seen.counted if key[0] in there}
+    return lead_times, StartsSeen(counted, seen.total + len(new))

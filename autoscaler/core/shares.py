@@ -29,9 +29,9 @@ class Claim:
     held: int = 0
     waits_s: float = 0.0
 
-    def short(self, granted: int) -> bool:
-        """Whether requests wait there because `granted` slots are all in use."""
-        return self.held > 0 and self.in_flight >= granted
+    def wants(self, granted: int) -> int:
+        """How many more slots than `granted` its waiting requests could use."""
+        return max(0, self.in_flight + self.held - granted) if self.held else 0
 
 
 def shares(slots: int, claims: Sequence[Claim], *, turn: int = 0) -> list[int]:
@@ -53,7 +53,7 @@ def shares(slots: int, claims: Sequence[Claim], *, turn: int = 0) -> list[int]:
 
 def _next(claims: Sequence[Claim], grants: list[int], order: list[int]) -> int:
     """Who gets a free slot: those in need, first those that have none; else whoever has fewest."""
-    needy = [i for i in order if claims[i].short(grants[i])]
+    needy = [i for i in order if claims[i].wants(grants[i])]
     if needy:
         return max(needy, key=lambda i: (grants[i] == 0, claims[i].waits_s, -grants[i]))
     return min(order, key=lambda i: grants[i])
@@ -63,8 +63,10 @@ def _lend(slots: int, claims: Sequence[Claim], grants: list[int], order: list[in
     """Take slots from those that can spare them, for those in need. Changes `grants`."""
     fair = slots // len(claims)
     floor = min(fair, 1)
+    ungranted = slots - sum(grants)  # free, or free as soon as somebody gives it back
     for i in order:
-        wanted = claims[i].held if claims[i].short(grants[i]) else 0
+        wanted = max(claims[i].wants(grants[i]), floor - grants[i])
+        wanted, ungranted = max(0, wanted - ungranted), max(0, ungranted - wanted)
         for j in sorted(order, key=lambda j: -grants[j]):
             if wanted <= 0:
                 break

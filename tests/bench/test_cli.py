@@ -3,10 +3,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autoscaler.bench.cli import checked
@@ -14,6 +17,7 @@ from autoscaler.bench.workloads import WORKLOADS
 from autoscaler.errors import BadInput
 
 SHORT = ["--duration", "0.2", "--rounds", "1", "--connections", "4"]
+SHORTEST = ["--duration", "0.05", "--rounds", "1", "--connections", "4", "--only", "small_json"]
 LONGEST_S = 90
 EACH = [
     "rps",
@@ -72,7 +76,7 @@ def test_a_short_run_reports_every_figure_and_no_error() -> None:
 
 @pytest.mark.slow
 def test_without_go_its_figures_are_null_and_the_report_says_why(tmp_path: Path) -> None:
-    ran = bench(*SHORT, "--json", "--only", "small_json", path=str(tmp_path))
+    ran = bench(*SHORTEST, "--json", path=str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
     assert report["go"] == "skipped: go is not installed"
@@ -89,18 +93,43 @@ def test_a_go_that_cannot_build_is_reported_and_does_not_end_the_run(tmp_path: P
     go = tmp_path / "go"
     go.write_text("#!/bin/sh\necho this go is broken\nexit 3\n")
     go.chmod(0o755)
-    ran = bench(*SHORT, "--json", "--only", "small_json", path=str(tmp_path))
+    ran = bench(*SHORTEST, "--json", path=str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["go"] == "skipped: `go build` failed: this go is broken"
 
 
 @pytest.mark.slow
 def test_a_person_gets_a_table_on_stdout() -> None:
-    ran = bench(*SHORT, "--only", "small_json")
+    ran = bench(*SHORTEST)
     assert ran.returncode == 0, ran.stderr
     assert "small_json" in ran.stdout
     for who in ("direct", "tidegate", "go", "aiohttp"):
         assert f" {who} " in ran.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["told to end", "killed"],
+)
+def test_a_run_that_is_broken_off_leaves_no_process_behind(
+    sent: signal.Signals, status: int
+) -> None:
+    command = [sys.executable, "-m", "autoscaler.bench.cli", "activator"]
+    with subprocess.Popen(  # noqa: S603 - our own command
+        [*command, "--only", "small_json", "--duration", "60"], stderr=subprocess.DEVNULL
+    ) as running:
+        children: list[psutil.Process] = []
+        deadline_s = time.monotonic() + LONGEST_S
+        while not any("autoscaler.activator" in " ".join(c.cmdline()) for c in children):
+            assert time.monotonic() < deadline_s, "no activator was started"
+            time.sleep(0.05)
+            children = psutil.Process(running.pid).children(recursive=True)
+        running.send_signal(sent)
+        assert running.wait(LONGEST_S) == status
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
 
 
 def test_bad_options_end_with_2_and_one_line_each_on_stderr() -> None:
@@ -111,7 +140,7 @@ def test_bad_options_end_with_2_and_one_line_each_on_stderr() -> None:
         "tidegate bench activator: --duration 0: seconds above 0 and up to 600",
         "tidegate bench activator: --connections 0: a number from 1 to 1024",
         "tidegate bench activator: --rounds 0: a number from 1 to 100",
-        "tidegate bench activator: --only soap: one of small_json, mib_body, sse",
+        f"tidegate bench activator: --only soap: one of {', '.join(WORKLOADS)}",
     ]
 
 

@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from autoscaler.bench.backend import Events, OneBody
+from autoscaler.bench.backend import connections
 from autoscaler.bench.client import measure
-from autoscaler.bench.messages import CountedMessages
 from autoscaler.bench.phases import Phase, Seen
 from autoscaler.bench.workloads import (
     END_OF_CHUNKS,
@@ -27,11 +26,7 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 async def backend(workload: Workload) -> AsyncIterator[int]:
     """The benchmark's own backend, in this process; its port."""
     loop = asyncio.get_running_loop()
-
-    def connection() -> CountedMessages:
-        return Events(workload, loop) if workload.events else OneBody(workload)
-
-    server = await loop.create_server(connection, "127.0.0.1", 0)
+    server = await loop.create_server(connections(workload), "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

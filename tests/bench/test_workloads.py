@@ -8,9 +8,11 @@ import pytest
 from autoscaler.bench.workloads import (
     END_OF_CHUNKS,
     EVENT_BYTES,
+    HEADS,
     MIB,
     MIB_BODY,
     SMALL_JSON,
+    SMALL_JSON_VARIED,
     STAMP,
     WORKLOADS,
     Workload,
@@ -32,10 +34,21 @@ def test_bodies_are_json_of_the_promised_size(workload: Workload, there: int, ba
 
 @pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
 def test_a_request_tells_the_length_of_its_body(workload: Workload) -> None:
-    head, _, body = workload.request(8080, for_latency=False).partition(b"\r\n\r\n")
+    head, _, body = workload.requests(8080, for_latency=False)[0].partition(b"\r\n\r\n")
     assert body == workload.request_body
     assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
     assert b"Host: 127.0.0.1:8080" in head.split(b"\r\n")
+
+
+def test_varied_heads_are_all_different_and_their_bodies_the_same() -> None:
+    requests = SMALL_JSON_VARIED.requests(8080, for_latency=False)
+    for messages, body in (
+        (requests, SMALL_JSON.request_body),
+        (SMALL_JSON_VARIED.answers, SMALL_JSON.answer_body),
+    ):
+        assert len(set(messages)) == HEADS
+        assert all(message.endswith(b"\r\n\r\n" + body) for message in messages)
+    assert len(SMALL_JSON.requests(8080, for_latency=False)) == 1
 
 
 def test_every_event_is_json_of_one_size_and_carries_its_time() -> None:

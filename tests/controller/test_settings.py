@@ -37,12 +37,12 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_models_are_served_by_the_bundled_worker(tmp_path: Path) -> None:
-    """A service of models needs no command; its slots bound the worker's concurrency."""
+    """A service of models needs no command; its slots bound the worker's queue."""
     (tmp_path / "iris.skops").touch()
     text = '[services.iris]\nlisten="127.0.0.1:8081"\nslots=2\nmodels={iris="iris.skops"}\n'
     (iris,) = load(written(tmp_path, text)).services
     assert f"iris={tmp_path / 'iris.skops'}" in iris.command
-    assert iris.command[-2:] == ("--concurrency", "2")
+    assert iris.command[-2:] == ("--max-queue-size", "2")
     assert iris.policy.slots == 2
     assert iris.metrics_path == "/metrics"
 

@@ -153,6 +153,10 @@ async def test_metrics_and_decisions_are_there(running: Running) -> None:
     assert "concurrency=1/2" in first["because"][0]
     text = (await running.http.get(f"{running.api}/metrics")).text
     assert 'tidegate_replicas{name="slow",namespace="local",state="ready"} 1.0' in text
+    assert (
+        'tidegate_requests_ended_total{name="slow",namespace="local",outcome="answered"} 1.0'
+        in text
+    )
     unknown = await running.http.get(f"{running.api}/v1/services/local/fast")
     assert unknown.status_code == 404
     assert "local/slow" in unknown.json()["detail"]

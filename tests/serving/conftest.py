@@ -28,5 +28,5 @@ def worker(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     ]
     flags = [flag for a in arguments for flag in ("--model", a)]
     log = tmp_path_factory.mktemp("worker") / "stderr"
-    with ready_worker(log, "--max-body", "1MiB", *flags) as running:
+    with ready_worker(log, "--max-body", "1Mi", *flags) as running:
         yield running

@@ -3,25 +3,19 @@
 
 Several targets combine by the largest proposal. Rule D1: a signal that could not be read, or that
 speaks for only a part of the replicas, may raise the count and never lower it.
-Source: docs/adr/0003-demand-as-integrals.md.
+Source: docs/adr/0003-rules-of-deciding.md.
 """
 
-from collections.abc import Sequence
 from math import ceil
 
-from autoscaler.core.policy import Target
+from autoscaler.core.policy import ServicePolicy, Target
 from autoscaler.core.proposal import Candidate, Proposal
 from autoscaler.core.signals import NoReading, Signal, Signals
 
 
-def propose(
-    signals: Signals, targets: Sequence[Target], *, current: int, slots: int | None
-) -> Proposal:
-    """Propose the fewest replicas that meet every target.
-
-    `current`: replicas asked for now, kept where nothing can be read. `slots`: requests that one
-    replica serves at once, where that is known.
-    """
+def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposal:
+    """Propose the fewest replicas that meet every target; where nothing can be read, `current`."""
+    targets, slots = policy.targets, policy.slots
     candidates = tuple(_candidate(signals, target, slots=slots) for target in targets)
     exact = max((c.exact for c in candidates if c.exact is not None), default=0.0)
     blind = tuple(t.signal for t in targets if not _speaks_for_all(signals, t.signal))
