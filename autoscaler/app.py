@@ -332,9 +332,10 @@ def _bound(address: Address, key: str) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
-    except OSError as trouble:
+    except (OSError, ValueError) as trouble:  # ValueError: what no host can be called
+        why = (trouble.strerror if isinstance(trouble, OSError) else "") or trouble
         raise BadInput(
-            f"{key}: cannot listen on {address} ({trouble.strerror}); "
+            f"{key}: cannot listen on {address} ({why}); "
             f"stop what listens there or name another address"
         ) from None
     return bound

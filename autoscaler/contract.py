@@ -25,6 +25,12 @@ TARGETS = f"NAME=AMOUNT, ... with NAME one of {', '.join(Signal)} and AMOUNT per
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
+# Beyond any use, and still exact as a double and as a number on the wire.
+LONGEST_S = 365 * 86400.0
+LARGEST_BYTES = 2**50
+TARGET_LEAST, TARGET_MOST = 1e-6, 1e12
+SHOWN_MOST = 200  # characters of a wrong value that are repeated to who wrote it
+
 
 class Unreadable(ValueError):
     """A value that does not fit its key; the message says what is wrong with it, where known."""
@@ -47,7 +53,10 @@ def duration_s(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         raise Unreadable
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > LONGEST_S:
+        raise Unreadable("at most 365d")
+    return seconds
 
 
 def size_bytes(text: str) -> int:
@@ -55,7 +64,10 @@ def size_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|)", text.strip())
     if not match:
         raise Unreadable
-    return int(float(match[1]) * _BYTES[match[2]])
+    size = float(match[1]) * _BYTES[match[2]]
+    if size > LARGEST_BYTES:
+        raise Unreadable("at most 1024Ti")
+    return int(size)
 
 
 def targets(text: str) -> tuple[Target, ...]:
@@ -67,6 +79,8 @@ def targets(text: str) -> tuple[Target, ...]:
             raise Unreadable(f"unknown signal {name!r}{_nearest(name, list(Signal))}")
         if not equals or not re.fullmatch(r"\d+(\.\d+)?", amount) or float(amount) <= 0:
             raise Unreadable(f"{name} wants an amount above 0, not {amount!r}")
+        if not TARGET_LEAST <= float(amount) <= TARGET_MOST:
+            raise Unreadable(f"{name} wants an amount from {TARGET_LEAST:g} to {TARGET_MOST:g}")
         if name in found:
             raise Unreadable(f"{name} stands there twice")
         found[Signal(name)] = Target(Signal(name), float(amount))
@@ -108,7 +122,7 @@ def _rate_step(text: str) -> RateStep:
         raise Unreadable(f"the period {period} is not within 0s and 30m")
     if amount.endswith("%"):
         return RateStep(period_s, ratio=_percent(amount))
-    if not re.fullmatch(r"[1-9]\d*", amount):
+    if not re.fullmatch(r"[1-9]\d{0,8}", amount):
         raise Unreadable(f"{amount!r} is neither a percentage nor a count of replicas above 0")
     return RateStep(period_s, pods=int(amount))
 
@@ -127,7 +141,7 @@ def _idle(text: str) -> float | Idle:
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not re.fullmatch(r"-?\d+", text.strip()) or not least <= int(text) <= most:
+        if not re.fullmatch(r"\d{1,9}", text.strip()) or not least <= int(text) <= most:
             raise Unreadable
         return int(text)
 
@@ -234,8 +248,12 @@ def unknown_key(shown: str, name: str, permitted: Collection[str]) -> str:
 
 def bad_value(shown: str, value: object, permitted: str, why: str = "") -> str:
     """The line for a value out of range."""
-    detail = f" ({why})" if why else ""
-    return f"{shown}: {value!r} is not permitted{detail}; permitted: {permitted}"
+    detail = f" ({_shortened(why)})" if why else ""
+    return f"{shown}: {_shortened(repr(value))} is not permitted{detail}; permitted: {permitted}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_MOST else text[: SHOWN_MOST - 1] + "…"
 
 
 def _nearest(name: str, permitted: Collection[str]) -> str:

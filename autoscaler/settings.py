@@ -5,6 +5,7 @@ Unknown keys are errors. A service's policy keys are the contract's (`contract.p
 are what one machine needs on top: how a replica is started and where clients connect.
 """
 
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -27,7 +28,8 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ def load(path: Path) -> Settings:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as trouble:
         raise BadInput(f"{path}: not TOML: {trouble}") from None
+    except RecursionError:
+        raise BadInput(f"{path}: not TOML of ours: lists or tables nested far too deep") from None
     return parse(document, base=path.parent, where=f"{path}: ")
 
 
@@ -176,7 +180,7 @@ class _Table:
         value = self.values.pop(name)
         try:
             return read(value)
-        except (Unreadable, TypeError, ValueError) as why:
+        except (Unreadable, TypeError, ValueError, OSError) as why:  # OSError: no such path can be
             detail = str(why) if isinstance(why, Unreadable) else ""
             self.problems.append(bad_value(self.where + name, value, permitted, detail))
             return default
@@ -238,7 +242,7 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
     slots = take("slots", 4 if ours else None, _whole(1, 100000))
     fields = {
         "env": take("env", {}, _texts),
-        "cwd": take("cwd", None, lambda text: base / _path(text)),
+        "cwd": take("cwd", None, _folder(base)),
         "ready_path": take("ready-path", "/v2/health/ready", _url_path),
         "metrics_path": take("metrics-path", "/metrics" if ours else "", _url_path_or_none) or None,
         "drain_grace_s": take("drain-grace", 30.0, _seconds),
@@ -281,15 +285,21 @@ def _check_addresses(
     where: str,
     problems: list[str],
 ) -> None:
-    taken = {controller.api: "controller.api"}
+    # By port alone: what listens on 0.0.0.0 has it on every address.
+    taken = {controller.api.port: "controller.api"}
     for service in services:
-        shown = f"services.{service.name}.listen"
-        if service.listen.port and service.listen in taken:
+        shown, port = f"services.{service.name}.listen", service.listen.port
+        if port == 0:
             problems.append(
-                f"{where}{shown}: {service.listen} is taken by {taken[service.listen]}; "
+                f"{where}{shown}: port 0 is not permitted, clients must know where to connect; "
+                f"permitted: 1 to 65535"
+            )
+        elif port in taken:
+            problems.append(
+                f"{where}{shown}: {service.listen} is taken by {taken[port]}; "
                 f"give each its own port"
             )
-        taken.setdefault(service.listen, shown)
+        taken.setdefault(port, shown)
 
 
 def _check_windows(
@@ -307,16 +317,28 @@ def _check_windows(
 
 
 def _address(value: object) -> Address:
-    host, colon, port = str(value).rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    host, _, port = str(value).rpartition(":")
+    if host.startswith("[") and host.endswith("]"):  # [::1]:8081, as in a URL
+        host = host[1:-1]
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise Unreadable
     return Address(host, int(port))
 
 
 def _path(value: object) -> Path:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise Unreadable
     return Path(value)
+
+
+def _folder(base: Path) -> Any:
+    def read(value: object) -> Path:
+        folder = base / _path(value)
+        if not folder.is_dir():
+            raise Unreadable(f"there is no folder {str(folder)!r}")
+        return folder
+
+    return read
 
 
 def _models(base: Path) -> Any:
@@ -335,13 +357,19 @@ def _models(base: Path) -> Any:
 def _words(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(w, str) for w in value):
         raise Unreadable
+    if not value[0] or any("\0" in word for word in value):
+        raise Unreadable("the first word names what to start, and none has a zero byte")
     return tuple(value)
 
 
 def _texts(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise Unreadable
-    return {str(name): str(text) for name, text in value.items()}
+    texts = {str(name): str(text) for name, text in value.items()}
+    for name, text in texts.items():
+        if not name or "=" in name or "\0" in name + text:
+            raise Unreadable(f"{name!r} is no name and text of an environment")
+    return texts
 
 
 def _url_path(value: object) -> str:

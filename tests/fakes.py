@@ -37,6 +37,7 @@ class FakeActivators:
         self.holding: set[str] = set()
         self.share = 1.0  # the part of the activators that speak
         self.asked = 0  # how often for the demand
+        self.follows = True  # whether they follow what was published last
 
     def publish(self, routes: Mapping[str, Route]) -> None:
         self.published.append(routes)
@@ -47,6 +48,9 @@ class FakeActivators:
 
     def share_ratio(self) -> float:
         return self.share
+
+    def may_send(self, service: str, endpoint: str) -> bool:
+        return not self.follows
 
     def held_by(self, service: str) -> bool:
         return service in self.holding

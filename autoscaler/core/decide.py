@@ -31,6 +31,7 @@ from autoscaler.core.zero import Awake, Facts, ZeroState
 # take a GPU over and over, and a mended one is found within minutes.
 FIRST_RETRY_S = 30.0
 LONGEST_RETRY_S = 300.0
+DOUBLED_MOST = 16  # times; more is beyond LONGEST_RETRY_S, and in the end beyond any float
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +227,17 @@ def _facts(
     activity = (
         snapshot.measures.get(m) for m in (Measure.HELD, Measure.IN_FLIGHT, Measure.WAITING)
     )
+    # In flight while nothing is ready: a replica too busy for its readiness probe. Its work is no
+    # failed start (D6), and where nobody can say whether there is any, neither (D1).
+    running = snapshot.measures.get(Measure.IN_FLIGHT)
+    at_work = isinstance(running, NoReading) or (running is not None and running.value > 0)
     return Facts(
         demanded=any(isinstance(seen, Reading) and seen.value > 0 for seen in activity),
         floored=policy.min_replicas > 0,
         ready=_ready(snapshot) > 0,
         idle=keep_s is not None and idle_s is not None and idle_s >= keep_s and not starting,
         overdue=memory.state is ZeroState.WAKING
+        and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
         backing_off=memory.retry_at_s is not None and now_s < memory.retry_at_s,
         path_held=snapshot.path_held,
@@ -245,7 +251,9 @@ def _ready(snapshot: ServiceSnapshot) -> int:
 def _count(awake: Awake, wish: Proposal, policy: ServicePolicy) -> int:
     if awake is Awake.NONE:
         return 0
-    return min(max(wish.replicas, policy.activation_replicas, 1), policy.max_replicas)
+    # The floors come last: no tolerance, window or rate limit keeps a count below them.
+    least = max(policy.min_replicas, policy.activation_replicas, 1)
+    return min(max(wish.replicas, least), policy.max_replicas)
 
 
 def _entered(
@@ -256,7 +264,8 @@ def _entered(
         return memory
     memory = replace(memory, state=state, state_since_s=now_s)
     if state is ZeroState.ASLEEP and overdue:
-        pause_s = min(FIRST_RETRY_S * 2**memory.failed_starts, LONGEST_RETRY_S)
+        doubled = min(memory.failed_starts, DOUBLED_MOST)
+        pause_s = min(FIRST_RETRY_S * 2**doubled, LONGEST_RETRY_S)
         return replace(memory, failed_starts=memory.failed_starts + 1, retry_at_s=now_s + pause_s)
     if state is ZeroState.ACTIVE:
         return replace(memory, failed_starts=0, retry_at_s=None)
@@ -270,7 +279,8 @@ def _decision(
     if rule.count is Awake.NONE:
         because += (rule.why,)
     elif count != wish.replicas:
-        because += (f"{rule.why}: activation-replicas={count}",)
+        floor = "min" if count == policy.min_replicas else "activation"
+        because += (f"{rule.why}: {floor}-replicas={count}",)
     halted = "paused" if policy.paused else "dry run" if policy.dry_run else ""
     if halted:
         because += (f"{halted}: {count} would be asked for",)

@@ -24,7 +24,7 @@ class Facts:
     floored: bool  # the policy wants at least one replica at all times
     ready: bool  # at least one replica can serve
     idle: bool  # idleness is proven for the whole keep-alive, and nothing is starting (D6)
-    overdue: bool  # waking has taken longer than the cold-start timeout
+    overdue: bool  # waking took longer than the cold-start timeout, and no replica is at work
     backing_off: bool  # the last start failed, and its pause has not passed
     path_held: bool  # an activator is proven to receive the service's requests
 
@@ -42,6 +42,7 @@ CONDITIONS: Mapping[str, Callable[[Facts], bool]] = {
     "a replica is ready": lambda f: f.ready,
     "no replica within the cold-start timeout": lambda f: f.overdue and not f.floored,
     "no replica is ready": lambda f: not f.ready,
+    "a replica is ready all the same, and no longer idle": lambda f: f.ready and not f.idle,
     "idle for the whole keep-alive": lambda f: f.idle,
     "no longer idle": lambda f: not f.idle,
     "the activator holds the path": lambda f: f.path_held,
@@ -62,6 +63,9 @@ RULES: Sequence[Rule] = (
     Rule(ZeroState.ASLEEP, "a start failed a moment ago", ZeroState.ASLEEP, Awake.NONE,
          "the last start failed; waiting before the next"),
     Rule(ZeroState.ASLEEP, "demand, or a floor", ZeroState.WAKING, Awake.ENOUGH, "waking"),
+    # The count was to fall and did not: what proved idleness then proves nothing now (D1).
+    Rule(ZeroState.ASLEEP, "a replica is ready all the same, and no longer idle", ZeroState.ACTIVE,
+         Awake.ENOUGH, "not asleep after all"),
     Rule(ZeroState.ASLEEP, "otherwise", ZeroState.ASLEEP, Awake.NONE, "asleep"),
     Rule(ZeroState.WAKING, "a replica is ready", ZeroState.ACTIVE, Awake.ENOUGH, "awake"),
     Rule(ZeroState.WAKING, "no replica within the cold-start timeout", ZeroState.ASLEEP, Awake.NONE,

@@ -227,6 +227,42 @@ async def test_a_draining_replica_does_not_take_silence_for_idleness(
     await machine.until()
 
 
+async def test_a_draining_replica_waits_until_the_activators_know_of_it(machine: Machine) -> None:
+    """An activator that stalls may send it one more request than it has told of."""
+    await machine.up(a_local_service(*TOY))
+    await machine.scale(1)
+    (replica,) = await machine.until(READY)
+    machine.activators.follows = False
+    await machine.scale(0)
+    asked = machine.activators.asked
+    await eventually(lambda: machine.activators.asked > asked + 20, what="it looked often")
+    assert alive(machine.cluster.pids()[replica.id])
+
+    machine.activators.follows = True
+    await machine.until()
+
+
+async def test_a_replica_too_busy_to_answer_is_not_overdue(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """A request may keep it from answering probes: the cold-start timeout waits for its end."""
+    mute = tmp_path / "mute"
+    service = str(a_service_id())
+    await machine.up(a_local_service(*TOY, "--mute-file", str(mute), cold_start_timeout_s=0.2))
+    await machine.scale(1)
+    (replica,) = await machine.until(READY)
+    machine.activators.demands[service] = Demand(service, in_flight_by_endpoint={replica.id: 1})
+    mute.touch()
+    await machine.until(STARTING)
+    asked = machine.activators.asked
+    await eventually(lambda: machine.activators.asked > asked + 3, what="it is long overdue")
+    assert machine.states() == [STARTING]
+
+    machine.activators.demands[service] = Demand(service)
+    (failed,) = await machine.until(FAILED)
+    assert failed.why.startswith("not ready within cold-start-timeout=0.2s: ")
+
+
 async def test_no_request_outlives_the_activators(machine: Machine) -> None:
     """Once every activator is gone a replica need not wait for requests: there are none."""
     cluster = await machine.up(a_local_service(*TOY, drain_grace_s=600.0))

@@ -66,6 +66,13 @@ def test_models_are_served_by_the_bundled_worker(tmp_path: Path) -> None:
         (("8081", "8070"), ["services.iris.listen", "taken by controller.api"]),
         (("[services.iris]", "[services.'a b']"), ["'a b'", "letters, digits"]),
         (("[services.iris]", "[services"), ["not TOML"]),
+        (("[controller]", f"a = {'[' * 5000}{']' * 5000}\n[controller]"), ["not TOML", "deep"]),
+        (("127.0.0.1:8081", "0.0.0.0:8070"), ["services.iris.listen", "taken by controller.api"]),
+        (("127.0.0.1:8081", "127.0.0.1:0"), ["services.iris.listen", "port 0", "1 to 65535"]),
+        (("max-replicas = 4", 'cwd = "nowhere"'), ["services.iris.cwd", "there is no folder"]),
+        (("max-replicas = 4", r'cwd = "\u0000"'), ["services.iris.cwd", "a folder"]),
+        (("max-replicas = 4", 'env = { "A=B" = "c" }'), ["services.iris.env", "'A=B'"]),
+        (('"serve"', '""'), ["services.iris.command", "first word"]),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -93,3 +100,11 @@ def test_file_keys_and_contract_keys_never_clash() -> None:
     """Both stand in one table, so a name may mean one thing only."""
     ours = {key.name for key in FILE_KEYS if key.section == "services.NAME"}
     assert not ours & {key.name for key in KEYS}
+
+
+def test_an_ipv6_address_stands_in_brackets_as_in_a_url(tmp_path: Path) -> None:
+    """Also without them, since the last colon is the port's; it is shown with them."""
+    for written_as in ("[::1]:8081", "::1:8081"):
+        (iris,) = load(written(tmp_path, GOOD.replace("127.0.0.1:8081", written_as))).services
+        assert iris.listen == Address("::1", 8081)
+        assert str(iris.listen) == "[::1]:8081"

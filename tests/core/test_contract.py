@@ -66,8 +66,16 @@ def test_a_whole_contract_is_read() -> None:
         ({"dry-run": "yes"}, ["dry-run", "true or false"]),
         ({"min-replicas": 5}, ["min-replicas", "above max-replicas 1"]),
         ({"policy": "magic"}, ["policy", "'magic'", "target"]),
+        ({"max-replicas": "9" * 5000}, ["max-replicas", "whole number from 1 to 10000"]),
+        ({"hold-timeout": "9" * 400 + "d"}, ["hold-timeout", "at most 365d"]),
+        ({"hold-timeout": "366d"}, ["hold-timeout", "at most 365d"]),
+        ({"hold-bytes": "9999999999Ti"}, ["hold-bytes", "at most 1024Ti"]),
+        ({"hold-bytes": "9" * 400 + "Ti"}, ["hold-bytes", "at most 1024Ti"]),
+        ({"targets": "concurrency=0." + "0" * 320 + "5"}, ["from 1e-06 to 1e+12"]),
+        ({"targets": "concurrency=" + "9" * 400}, ["from 1e-06 to 1e+12"]),
+        ({"scale-up": "9" * 20 + "/15s"}, ["scale-up", "count of replicas"]),
     ],
-    ids=lambda value: str(value),
+    ids=lambda value: str(value)[:60],
 )
 def test_each_mistake_is_named_with_what_is_permitted(
     values: dict[str, object], words: list[str]
@@ -78,6 +86,7 @@ def test_each_mistake_is_named_with_what_is_permitted(
     (line,) = caught.value.problems
     assert line.startswith("services.iris.")
     assert "\n" not in line
+    assert len(line) < 700
     for word in words:
         assert word in line
 

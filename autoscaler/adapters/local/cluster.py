@@ -42,6 +42,10 @@ class Activators(Protocol):
         """The part (0-1) of the activator processes that `demand` speaks for."""
         ...
 
+    def may_send(self, service: str, endpoint: str) -> bool:
+        """Whether one may yet send new requests there, not having heard that it drains."""
+        ...
+
     def held_by(self, service: str) -> bool: ...
 
 
@@ -269,6 +273,8 @@ class LocalCluster:
             return demand
         if self._activators.share_ratio() < 1:
             return NoReading("only some of the activators speak")
+        if self._activators.may_send(route_key(held.spec.service), replica_id):
+            return NoReading("an activator has not yet heard that it drains")
         return demand.in_flight_by_endpoint.get(replica_id, 0)
 
     def _changed(self, held: _Service) -> None:

@@ -213,7 +213,7 @@ class LocalReplica:
                 self._step(Event.SILENT, f"{self._misses} readiness probes in a row failed: {miss}")
         elif miss is None:
             self._step(Event.ANSWERED)
-        elif self._in_state_for_s() >= self._spec.policy.cold_start_timeout_s:
+        elif self._in_state_for_s() >= self._spec.policy.cold_start_timeout_s and self._idle():
             await self._give_up_on(child, miss)
             return
         else:
@@ -223,6 +223,10 @@ class LocalReplica:
         await self._rest(
             pace.probe_ready_s if ready else next_look_s(self._in_state_for_s(), pace=pace)
         )
+
+    def _idle(self) -> bool:
+        """Whether it has no request for sure; one may be what keeps it from answering probes."""
+        return self.report.ready_at_s is None or self._owner.in_flight(self.report.id) == 0
 
     async def _give_up_on(self, child: ChildProcess, miss: str) -> None:
         limit_s = self._spec.policy.cold_start_timeout_s
