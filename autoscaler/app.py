@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 LOCAL_NAMESPACE = "local"
 LISTENS_WITHIN_S = 15.0  # an activator starts in a second; the log says so when one does not
 
-cli = typer.Typer(rich_markup_mode=None)
+cli = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Platform(StrEnum):

@@ -21,7 +21,7 @@ from simulations.demo.view import LOOKS_EVERY_S, Watch
 
 ASLEEP_WITHIN_S = 60.0
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
