@@ -152,8 +152,10 @@ class Upstream(asyncio.Protocol):
                     else:
                         client.transport.write(memo.forward + data[len(raw) :])
                     self._finish(memo.keep_alive)
-                    return
-            self._read_heads(client, data)
+                else:
+                    self._begin(client, memo, data, len(raw))
+            else:
+                self._read_heads(client, data)
         elif awaits is _LENGTH:
             size = len(data)
             if size < self._left:
@@ -163,7 +165,7 @@ class Upstream(asyncio.Protocol):
                 client.transport.write(data if size == self._left else data[: self._left])
                 self._finish(self._keep and size == self._left)
         elif awaits is _CHUNKS:
-            self._pass_chunks(client, b"", data, 0)
+            self._pass_chunks(client, data)
         else:
             client.transport.write(data)
 
@@ -244,45 +246,49 @@ class Upstream(asyncio.Protocol):
         forward = without_chunking(head) if unchunk else head.forward
         if not client.plain or (lasts_until_close and not bodyless):
             forward = client.decorate(forward, close=lasts_until_close and not bodyless)
+        size = len(data) - end
         if bodyless:
             client.transport.write(forward)
-            self._finish(self._keep and len(data) == end)
+            self._finish(self._keep and not size)
         elif head.chunked:
             self._awaits = _CHUNKS
             self._chunks = Chunks()
             self._inside = [] if unchunk else None
-            self._pass_chunks(client, forward, data, end)
-        elif head.length is None:
-            self._awaits = _CLOSE
-            client.transport.write(forward + data[end:])
+            self._pass_chunks(client, data, head=forward, end_of_head=end)
         else:
-            size = len(data) - end
-            if size >= head.length:
-                client.transport.write(forward + data[end : end + head.length])
-                self._finish(self._keep and size == head.length)
-            else:
+            # A head that goes on as it came is not taken off the body and put on again.
+            whole = data if forward is head.raw else forward + data[end:]
+            if head.length is None:
+                self._awaits = _CLOSE
+                client.transport.write(whole)
+            elif size < head.length:
                 self._awaits = _LENGTH
                 self._left = head.length - size
-                client.transport.write(forward + data[end:] if size else forward)
+                client.transport.write(whole)
+            else:
+                client.transport.write(whole[: len(whole) - (size - head.length)])
+                self._finish(self._keep and size == head.length)
 
-    def _pass_chunks(self, client: Client, forward: bytes, data: bytes, start: int) -> None:
+    def _pass_chunks(
+        self, client: Client, data: bytes, *, head: bytes = b"", end_of_head: int = 0
+    ) -> None:
         chunks = self._chunks
         if chunks is None:
             raise RuntimeError("chunks are passed on only after a head that announced them")
         try:
-            end = chunks.feed(data, start, into=self._inside)
+            end = chunks.feed(data, end_of_head, into=self._inside)
         except WireError:
             client.broke_off()
             return
         if self._inside is not None:
-            body = b"".join(self._inside)
+            out = head + b"".join(self._inside)
             self._inside.clear()
-        elif start == 0 and end == len(data):
-            body = data
+        elif end_of_head:
+            out = head + data[end_of_head:end]
         else:
-            body = data[start:end]
-        if forward or body:
-            client.transport.write(forward + body if forward else body)
+            out = data if end == len(data) else data[:end]
+        if out:
+            client.transport.write(out)
         if chunks.done:
             self._finish(self._keep and end == len(data))
 
