@@ -73,12 +73,13 @@ class Watch:
             self._console.print(self._line(now_s), highlight=False, soft_wrap=True)
 
     def _picture(self, now_s: float) -> Group:
-        table = Table(expand=False)
+        table = Table(expand=False, caption="● ready  ◐ starting  ○ draining  ✗ failed")
         for column in (
             "service",
             "state",
             "replicas",
             "held",
+            "queued",
             "in flight",
             "answered",
             "p50",
@@ -93,6 +94,7 @@ class Watch:
                 Text(status["state"], COLOURS.get(status["state"], "")),
                 _dots(status["replicas"]),
                 _number(status["measures"].get("held")),
+                _number(status["measures"].get("waiting")),
                 _number(status["measures"].get("in_flight")),
                 f"{tally.answered}/{tally.sent}",
                 _milliseconds(recent["p50"]),
