@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,14 +135,17 @@ def test_a_run_that_is_broken_off_leaves_no_process_behind(
 def broken_off_later() -> Iterator[subprocess.Popen[bytes]]:
     """A long run that ends with the block at the latest."""
     arguments = ["activator", "--only", "small_json", "--duration", "60"]
-    running = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "autoscaler.bench.cli", *arguments], stderr=subprocess.DEVNULL
-    )
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
+    with tempfile.TemporaryDirectory() as folder:  # a killed run cannot clear up what it wrote
+        running = subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "autoscaler.bench.cli", *arguments],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": folder},
+        )
+        try:
+            yield running
+        finally:
+            running.kill()
+            running.wait()
 
 
 def children_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
