@@ -124,7 +124,7 @@ def _rate_step(text: str) -> RateStep:
         return RateStep(period_s, ratio=_percent(amount))
     if not re.fullmatch(r"[1-9]\d{0,8}", amount):
         raise Unreadable(f"{amount!r} is neither a percentage nor a count of replicas above 0")
-    return RateStep(period_s, pods=int(amount))
+    return RateStep(period_s, replicas=int(amount))
 
 
 def _percent(text: str) -> float:

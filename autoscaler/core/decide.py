@@ -60,7 +60,7 @@ class ServiceMemory:
 
     state: ZeroState
     state_since_s: float
-    pace: stabilize.Pace
+    history: stabilize.ScaleHistory
     scale: int
     counters: Mapping[Measure, CounterWindow] = field(default_factory=dict)
     levels: Mapping[Measure, LevelWindow] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def first_memory(snapshot: ServiceSnapshot, lead_times: LeadTimes) -> ServiceMem
     return ServiceMemory(
         state=zero.first_state(scale=snapshot.scale, ready=_ready(snapshot) > 0),
         state_since_s=snapshot.at_s,
-        pace=stabilize.start_pace(snapshot.scale, now_s=snapshot.at_s),
+        history=stabilize.first_history(snapshot.scale, now_s=snapshot.at_s),
         scale=snapshot.scale,
         lead_times=lead_times,
     )
@@ -95,16 +95,16 @@ def decide(
     wish = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
     wish = _bounded(wish, policy)
     # 3. How much of it may happen now.
-    wish, pace = stabilize.stabilize(
+    wish, history = stabilize.stabilize(
         wish,
         current=snapshot.scale,
         up=policy.scale_up,
         down=policy.scale_down,
         down_window_s=stabilize.down_window_s(policy.scale_down, lead_time_s=lead_time_s),
-        pace=memory.pace,
+        history=memory.history,
         now_s=now_s,
     )
-    memory = replace(memory, pace=pace)
+    memory = replace(memory, history=history)
     # 4. Sleep, wake, or neither.
     facts = _facts(snapshot, policy, memory, lead_time_s=lead_time_s, now_s=now_s)
     rule = zero.next_state(memory.state, facts)
@@ -193,8 +193,8 @@ def _remember(
         idle_since_s=(now_s if memory.idle_since_s is None else memory.idle_since_s)
         if quiet
         else None,
-        pace=stabilize.noticed(
-            memory.pace,
+        history=stabilize.noticed(
+            memory.history,
             snapshot.scale - memory.scale,
             now_s=now_s,
             up=policy.scale_up,

@@ -18,7 +18,7 @@ SHORTEST_LEARNED_WINDOW_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ScaleHistory:
     """What stabilising remembers of one service.
 
     `moves`: (at_s, change of the replica count), kept as long as the longest rate step looks back.
@@ -36,18 +36,20 @@ def down_window_s(rule: RateRule, *, lead_time_s: float | None) -> float:
     return max(SHORTEST_LEARNED_WINDOW_S, lead_time_s or 0.0)
 
 
-def start_pace(scale: int, *, now_s: float) -> Pace:
+def first_history(scale: int, *, now_s: float) -> ScaleHistory:
     """A new memory takes the present count for a wish: nothing falls before a window (rule D4)."""
-    return Pace(highest=SlidingExtreme(largest=True, kept=((now_s, float(scale)),)))
+    return ScaleHistory(highest=SlidingExtreme(largest=True, kept=((now_s, float(scale)),)))
 
 
-def noticed(pace: Pace, change: int, *, now_s: float, up: RateRule, down: RateRule) -> Pace:
+def noticed(
+    history: ScaleHistory, change: int, *, now_s: float, up: RateRule, down: RateRule
+) -> ScaleHistory:
     """Remember that the count moved, by whomever, since the last look."""
     longest_s = max((step.period_s for step in (*up.steps, *down.steps)), default=0.0)
-    moves = tuple(move for move in pace.moves if move[0] > now_s - longest_s)
+    moves = tuple(move for move in history.moves if move[0] > now_s - longest_s)
     if change:
         moves += ((now_s, change),)
-    return replace(pace, moves=moves)
+    return replace(history, moves=moves)
 
 
 def stabilize(
@@ -57,19 +59,19 @@ def stabilize(
     up: RateRule,
     down: RateRule,
     down_window_s: float,
-    pace: Pace,
+    history: ScaleHistory,
     now_s: float,
-) -> tuple[Proposal, Pace]:
+) -> tuple[Proposal, ScaleHistory]:
     """Turn a wish into the count that may be asked for now."""
     # 1. Tolerance: a wish next to the present count is no reason to move.
     tolerated = _tolerated(wish, current=current, up=up, down=down)
     # 2. Windows: the lowest wish of the up window, the highest of the down window.
-    pace = replace(
-        pace,
-        highest=pace.highest.seen(tolerated, now_s, span_s=down_window_s),
-        lowest=pace.lowest.seen(tolerated, now_s, span_s=up.window_s or 0.0),
+    history = replace(
+        history,
+        highest=history.highest.seen(tolerated, now_s, span_s=down_window_s),
+        lowest=history.lowest.seen(tolerated, now_s, span_s=up.window_s or 0.0),
     )
-    lowest, highest = int(pace.lowest.extreme()), int(pace.highest.extreme())
+    lowest, highest = int(history.lowest.extreme()), int(history.highest.extreme())
     because = wish.because
     if lowest > current:
         count = lowest
@@ -82,10 +84,10 @@ def stabilize(
         elif tolerated > current:
             because += (f"keep {current}: not yet wanted for {up.window_s or 0.0:g} s",)
     # 3. Rate limits.
-    limited = _rate_limited(count, current=current, up=up, down=down, pace=pace, now_s=now_s)
+    limited = _rate_limited(count, current=current, up=up, down=down, history=history, now_s=now_s)
     if limited != count:
         because += (f"rate limit: {limited} now, {count} wanted",)
-    return replace(wish, replicas=limited, because=because), pace
+    return replace(wish, replicas=limited, because=because), history
 
 
 def _tolerated(wish: Proposal, *, current: int, up: RateRule, down: RateRule) -> int:
@@ -97,32 +99,32 @@ def _tolerated(wish: Proposal, *, current: int, up: RateRule, down: RateRule) ->
 
 
 def _rate_limited(
-    count: int, *, current: int, up: RateRule, down: RateRule, pace: Pace, now_s: float
+    count: int, *, current: int, up: RateRule, down: RateRule, history: ScaleHistory, now_s: float
 ) -> int:
     if count > current and up.steps:
-        return min(count, max(_most_up(step, current, pace, now_s) for step in up.steps))
+        return min(count, max(_most_up(step, current, history, now_s) for step in up.steps))
     if count < current and down.steps:
-        return max(count, min(_least_down(step, current, pace, now_s) for step in down.steps))
+        return max(count, min(_least_down(step, current, history, now_s) for step in down.steps))
     return count
 
 
-def _most_up(step: RateStep, current: int, pace: Pace, now_s: float) -> int:
+def _most_up(step: RateStep, current: int, history: ScaleHistory, now_s: float) -> int:
     """The highest count that a step allows; never below the present one."""
-    start = _at_period_start(step, current, pace, now_s)
-    if step.pods is not None:
-        return max(start + step.pods, current)
+    start = _at_period_start(step, current, history, now_s)
+    if step.replicas is not None:
+        return max(start + step.replicas, current)
     # From zero a percentage would allow nothing, ever: it counts from one replica there.
     return max(ceil(max(start, 1) * (1 + (step.ratio or 0.0))), current)
 
 
-def _least_down(step: RateStep, current: int, pace: Pace, now_s: float) -> int:
+def _least_down(step: RateStep, current: int, history: ScaleHistory, now_s: float) -> int:
     """The lowest count that a step allows; never above the present one."""
-    start = _at_period_start(step, current, pace, now_s)
-    if step.pods is not None:
-        return min(max(start - step.pods, 0), current)
+    start = _at_period_start(step, current, history, now_s)
+    if step.replicas is not None:
+        return min(max(start - step.replicas, 0), current)
     # HPA truncates here, so 100 % means all of them and 50 % of three leaves one.
     return min(max(floor(start * (1 - (step.ratio or 0.0))), 0), current)
 
 
-def _at_period_start(step: RateStep, current: int, pace: Pace, now_s: float) -> int:
-    return current - sum(change for at_s, change in pace.moves if at_s > now_s - step.period_s)
+def _at_period_start(step: RateStep, current: int, history: ScaleHistory, now_s: float) -> int:
+    return current - sum(change for at_s, change in history.moves if at_s > now_s - step.period_s)

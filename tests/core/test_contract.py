@@ -38,7 +38,7 @@ def test_a_whole_contract_is_read() -> None:
         max_replicas=12,
         scale_to_zero_after=5400.0,
         hold_bytes=2 * 2**30,
-        scale_up=RateRule((RateStep(15, ratio=1.0), RateStep(15, pods=4)), 0.0, 0.05),
+        scale_up=RateRule((RateStep(15, ratio=1.0), RateStep(15, replicas=4)), 0.0, 0.05),
         scale_down=RateRule((), 0.0, 0.1),
         dry_run=True,
         slots=4,

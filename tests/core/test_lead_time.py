@@ -36,7 +36,7 @@ def test_a_replica_that_falls_silent_and_comes_back_has_not_started_twice() -> N
 
 
 def test_replicas_that_were_ready_before_anybody_watched_teach_nothing() -> None:
-    """After a restart of the controller the pods that run already are not starts."""
+    """After a restart of the controller the replicas that run already are not starts."""
     learned, _ = learn_from([started("a", 0, 900)], seen=StartsSeen(), lead_times=LeadTimes())
     assert learned.observed_s == ()
 

@@ -153,7 +153,7 @@ async def test_metrics_and_decisions_are_there(running: Running) -> None:
     assert "concurrency=1/2" in first["because"][0]
     labels = 'name="slow",namespace="local"'
     await running.until_metric(f'requests_ended_total{{{labels},outcome="answered"}} 1.0')
-    await running.until_metric(f'cold_starts_total{{{labels}}} 1.0')
+    await running.until_metric(f"cold_starts_total{{{labels}}} 1.0")
     unknown = await running.http.get(f"{running.api}/v1/services/local/fast")
     assert unknown.status_code == 404
     assert "local/slow" in unknown.json()["detail"]

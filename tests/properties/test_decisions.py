@@ -25,7 +25,7 @@ def rules(draw: st.DrawFn) -> RateRule:
     steps = draw(
         st.lists(
             st.one_of(
-                st.builds(RateStep, st.floats(1, 60), pods=st.integers(1, 10)),
+                st.builds(RateStep, st.floats(1, 60), replicas=st.integers(1, 10)),
                 st.builds(RateStep, st.floats(1, 60), ratio=st.floats(0.1, 1)),
             ),
             max_size=2,
