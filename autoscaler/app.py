@@ -25,6 +25,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from autoscaler import logs
 from autoscaler import settings as config
 from autoscaler.adapters.activators import ActivatorHub, ActivatorSignalSource
 from autoscaler.adapters.engines import EngineMetrics
@@ -75,8 +76,8 @@ def run(
       scale-to-zero-after = "5m"
 
     docs/settings.md lists every key. `GET /v1/services` on the controller's address
-    (127.0.0.1:8070) says how each service stands and why. SIGTERM lets requests finish and stops
-    every process.
+    (127.0.0.1:8070) says how each service stands and why. SIGTERM or Ctrl-C lets requests finish
+    and stops every process; a second one kills them at once.
     """
     settings = config.load(config_file)
     configure_logs()
@@ -104,6 +105,10 @@ class Ticker:
     def tick_all(self) -> None:
         self._all = True
         self._news.set()
+
+    async def tick_due(self) -> None:
+        """`tick_all` for a scheduler, which runs what is no coroutine on threads of its own."""
+        self.tick_all()
 
     def tick_soon(self, service: ServiceId) -> None:
         self._services.add(service)
@@ -155,22 +160,15 @@ class _LocalController:
     async def run(self) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._signalled, number, stop)
+        api = self._api()  # first: a port that is taken must end nothing that has begun
         await self._hub.start(self._socket_path)
         await self._cluster.start()
         activators = self._start_activators()
-        registry = CollectorRegistry()
-        registry.register(
-            LoopCollector(self._loop, demand=lambda service: self._hub.demand(str(service)))
-        )
-        api = _ApiServer(
-            self._settings.controller.api,
-            create_api(self._loop, registry=registry, now_s=self._clock.now_s),
-        )
         ticking = asyncio.create_task(self._ticker.run(), name="ticks")
         scheduler = AsyncIOScheduler()
         scheduler.add_job(
-            self._ticker.tick_all,
+            self._ticker.tick_due,
             "interval",
             seconds=self._settings.controller.tick_s,
             max_instances=1,
@@ -178,7 +176,7 @@ class _LocalController:
         )
         scheduler.start()
         self._ticker.tick_all()
-        await self._listening()
+        await self._listening(stop)
         await api.start()
         log.info("controller started", api=f"http://{api.address}")
         await stop.wait()
@@ -194,11 +192,30 @@ class _LocalController:
         await self._hub.stop()
         log.info("stopped")
 
-    async def _listening(self) -> None:
+    def _signalled(self, number: int, stop: asyncio.Event) -> None:
+        if stop.is_set():
+            log.warning("stopping at once: what runs is killed", signal=signal.Signals(number).name)
+            self._cluster.abandon()
+            os._exit(128 + number)
+        stop.set()
+
+    def _api(self) -> "_ApiServer":
+        registry = CollectorRegistry()
+        registry.register(
+            LoopCollector(self._loop, demand=lambda service: self._hub.demand(str(service)))
+        )
+        return _ApiServer(
+            self._settings.controller.api,
+            create_api(self._loop, registry=registry, now_s=self._clock.now_s),
+        )
+
+    async def _listening(self, stop: asyncio.Event) -> None:
         """Wait until every service can be reached; say which cannot, and go on."""
         names = [str(ServiceId(LOCAL_NAMESPACE, s.name)) for s in self._settings.services]
         ends_s = self._clock.now_s() + LISTENS_WITHIN_S
         while not all(map(self._hub.held_by, names)):
+            if stop.is_set():
+                return
             if self._clock.now_s() >= ends_s:
                 break
             await asyncio.sleep(0.02)
@@ -277,7 +294,7 @@ def configure_logs() -> None:
     """One event a line on stderr: for people on a terminal, as JSON elsewhere."""
     render: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer()
-        if sys.stderr.isatty()
+        if logs.for_people()
         else structlog.processors.JSONRenderer()
     )
     structlog.configure(
@@ -288,7 +305,7 @@ def configure_logs() -> None:
             structlog.processors.format_exc_info,
             render,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=logs.stderr_lines,
     )
 
 

@@ -180,7 +180,6 @@ class _Life:
 
     def _on_signal(self, number: int) -> None:
         if self._draining is not None:
-            sys.stderr.flush()
             os._exit(128 + number)
         self._worker.draining = True
         self._draining = asyncio.ensure_future(self._drain(signal.Signals(number).name))
@@ -227,7 +226,6 @@ def run(settings: Settings, bound: socket.socket) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(life.run(bound))
         if not life.orderly:
-            sys.stderr.flush()
             os._exit(life.status)
     return life.status
 

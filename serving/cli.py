@@ -6,7 +6,6 @@ Imports nothing heavy: bad input is answered before numpy is loaded.
 
 import os
 import socket
-import sys
 from typing import Annotated
 
 import typer
@@ -148,9 +147,7 @@ def _run(settings: Settings, bound: socket.socket) -> int:
         os.environ.setdefault(name, str(settings.threads))
     from serving.app import run
 
-    status = run(settings, bound)
-    sys.stderr.flush()
-    return status
+    return run(settings, bound)
 
 
 if __name__ == "__main__":

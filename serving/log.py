@@ -6,6 +6,7 @@ Small on purpose: a logging framework would cost the start 60 ms.
 
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import orjson
@@ -15,8 +16,9 @@ def event(name: str, **fields: object) -> None:
     """Write one line; `fields` carry their unit at the end of their name."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = orjson.dumps({"at": now, "event": name, **fields}, default=str)
-    sys.stderr.write(line.decode() + "\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # a full disk or a reader that left costs lines, no answer
+        sys.stderr.write(line.decode() + "\n")
+        sys.stderr.flush()
 
 
 class _Lines(logging.Handler):

@@ -52,7 +52,10 @@ class DecisionStatus(BaseModel):
 def create_api(
     loop: ControlLoop, *, registry: CollectorRegistry, now_s: Callable[[], float]
 ) -> FastAPI:
-    """The app that serves what `loop` has recorded; times are seconds on the controller's clock."""
+    """The app that serves what `loop` has recorded; times are seconds on the controller's clock.
+
+    All coroutines: a plain function would run on a thread, beside ticks that change what it reads.
+    """
     api = FastAPI(title="Tidegate", docs_url="/docs", redoc_url=None)
 
     def known(namespace: str, name: str) -> ServiceId:
@@ -63,11 +66,11 @@ def create_api(
         return service
 
     @api.get("/healthz")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @api.get("/v1/services")
-    def services() -> dict[str, list[ServiceStatus]]:
+    async def services() -> dict[str, list[ServiceStatus]]:
         """Every service, as of its last decision."""
         return {
             "services": [
@@ -76,12 +79,12 @@ def create_api(
         }
 
     @api.get("/v1/services/{namespace}/{name}")
-    def service(namespace: str, name: str) -> ServiceStatus:
+    async def service(namespace: str, name: str) -> ServiceStatus:
         """One service, as of its last decision."""
         return _status(loop, known(namespace, name), now_s())
 
     @api.get("/v1/services/{namespace}/{name}/decisions")
-    def decisions(
+    async def decisions(
         namespace: str,
         name: str,
         limit: int = Query(50, ge=1, le=256),
@@ -94,7 +97,7 @@ def create_api(
         return {"decisions": [_decision(record) for record in records[:limit]]}
 
     @api.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return api

@@ -70,7 +70,8 @@ class Running:
         return await self.http.post(f"{self.url}/work?s={seconds}", content=b"{}")
 
     def log(self) -> str:
-        return (self.folder / "controller.log").read_text()[-2000:]
+        log = self.folder / "controller.log"
+        return log.read_text()[-2000:] if log.exists() else "it has no log"
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs because of this controller, itself included."""
@@ -97,6 +98,7 @@ async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         "drain-grace": "10s",
     } | getattr(request, "param", {})
     command = keys.pop("command", [sys.executable, "-I", "-S", str(SLOW_SERVER)])
+    log_path = Path(keys.pop("log", tmp_path / "controller.log"))
     listen, api = free_port(), free_port()
     lines = [
         f'[controller]\napi = "127.0.0.1:{api}"\ntick = "200ms"\nstate-dir = "state"',
@@ -106,7 +108,7 @@ async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
     ]
     config = tmp_path / "tidegate.toml"
     config.write_text("\n".join(lines))
-    with (tmp_path / "controller.log").open("wb") as log:
+    with await asyncio.to_thread(log_path.open, "wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(*TIDEGATE, "run", "--config", str(config)),
             stdout=log,

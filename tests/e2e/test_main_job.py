@@ -77,6 +77,29 @@ async def test_sigterm_answers_what_is_held_and_in_flight_and_leaves_no_orphan(
     assert not [process for process in processes if process.is_running()]
 
 
+async def test_a_second_signal_ends_everything_at_once(running: Running) -> None:
+    """Who does not want to wait for the last requests need not; no process stays behind."""
+    work = asyncio.create_task(running.work(60))
+    await running.until(lambda s: s["measures"].get("in_flight") == 1, "it is being answered")
+    everyone = running.processes()
+    running.process.send_signal(signal.SIGTERM)
+    await running.until(lambda s: "stopping: requests may finish" in running.log(), "it heard")
+    assert await running.stop() == 128 + signal.SIGTERM
+    _, alive = await asyncio.to_thread(psutil.wait_procs, everyone, timeout=20)
+    assert not alive
+    with pytest.raises(httpx.TransportError):
+        await work
+
+
+@pytest.mark.parametrize("running", [{"log": "/dev/full"}], indirect=True)
+async def test_a_full_disk_under_the_log_costs_lines_and_no_request(running: Running) -> None:
+    """Who redirects the log to a disk that fills up still has a controller."""
+    assert (await running.work(0)).status_code == 200
+    await running.until(lambda s: s["state"] == "asleep" and not s["wanted"], "asleep again")
+    assert (await running.work(0)).status_code == 200
+    assert await running.stop() == 0
+
+
 async def test_kill_9_of_the_controller_leaves_no_orphan(running: Running) -> None:
     """Even a controller that had no chance to clean up takes its processes with it."""
     await running.work(0)
@@ -144,7 +167,10 @@ async def test_a_second_controller_is_refused(running: Running) -> None:
 async def test_metrics_and_decisions_are_there(running: Running) -> None:
     """What happened can be read: decisions with their reasons, and metrics for Prometheus."""
     await running.work(0)
-    await running.until(lambda s: ready(s) >= 1, "one replica")
+    told = {"requests_total": 1, "held": 0, "in_flight": 0}
+    await running.until(
+        lambda s: ready(s) >= 1 and told.items() <= s["measures"].items(), "the answer is counted"
+    )
     changes = await running.http.get(
         f"{running.api}/v1/services/local/slow/decisions", params={"changes_only": True}
     )

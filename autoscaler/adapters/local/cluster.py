@@ -22,7 +22,7 @@ from autoscaler.adapters.plain_http import At
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.routes import Demand, Route
 from autoscaler.core.signals import NoReading, ServiceId
-from autoscaler.errors import BadInput
+from autoscaler.errors import BadInput, GiveUp
 from autoscaler.ports import Refusal, ServiceView
 
 log = structlog.get_logger()
@@ -210,6 +210,10 @@ class LocalCluster:
         await asyncio.gather(*(kept.stop() for kept in self._kept))
         self._site.guard.close()
 
+    def abandon(self) -> None:
+        """Kill every process, replicas and activators, and return when that is done."""
+        self._site.guard.close()
+
     async def _gone(self, within_s: float) -> None:
         if self._lives:
             await asyncio.wait(self._lives.values(), timeout=within_s)
@@ -315,9 +319,16 @@ def _check(services: Collection[LocalService]) -> None:
 def _set_aside(log_dir: Path) -> None:
     """Keep the logs of the last run, and of that one only, in `NAME.previous`."""
     previous = log_dir.with_name(f"{log_dir.name}.previous")
-    if log_dir.is_dir():
-        shutil.rmtree(previous, ignore_errors=True)
-        log_dir.rename(previous)
+    try:
+        if log_dir.is_dir():
+            shutil.rmtree(previous, ignore_errors=True)
+            log_dir.rename(previous)
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GiveUp(
+            f"cannot keep logs in {log_dir}, with those of the last run in {previous.name}: "
+            f"{error.strerror}; remove what is in the way or mend its permissions"
+        ) from error
 
 
 def _prune(folder: Path, *, running: Collection[str]) -> None:
