@@ -51,6 +51,7 @@ MAX_HELD_BODY_BYTES: Final = (
 MAX_PIPELINED_BYTES: Final = 64 * 1024
 MAX_DISCARD_BYTES: Final = 256 * 1024  # of a body nobody wants, to keep the connection usable
 HEAD_TIMEOUT_S: Final = 30.0
+BODY_TIMEOUT_S: Final = 60.0  # between two reads of a body: who sends so slowly blocks a slot
 LINGER_S: Final = 2.0
 # Load balancers keep idle connections for up to 600 s; the side that closes first must be theirs.
 IDLE_CLIENT_S: Final = 620.0
@@ -278,6 +279,7 @@ class Client(asyncio.BufferedProtocol):
             self._chunks = Chunks() if head.chunked else None
             self._left = head.length
             self.body_done = False
+            self._since_s = monotonic()
             try:
                 self._out = head.forward + self._body_of(data, end)
             except WireError as error:
@@ -370,6 +372,7 @@ class Client(asyncio.BufferedProtocol):
             self.cut()  # the replica has half a request; neither side can be told any other way
             return
         if part and self._upstream is not None:
+            self._since_s = monotonic()
             self._out = b""  # what has gone is not kept, so this request can go only once
             self._upstream.transport.write(part)
 
@@ -501,6 +504,7 @@ class Client(asyncio.BufferedProtocol):
         if not upstream.reused:
             self._out = b""  # only a reused connection gives cause for a second try
         if not self.body_done:
+            self._since_s = monotonic()
             if self.head.expects and len(out) == len(self.head.forward):
                 self.transport.write(CONTINUE)
             if not upstream.writing_paused:
@@ -706,5 +710,10 @@ class Client(asyncio.BufferedProtocol):
                 self._reject(408, f"no whole head came within {HEAD_TIMEOUT_S:g} s")
             elif now_s - self._since_s > IDLE_CLIENT_S:
                 self.transport.close()
-        elif self._state is _LINGER and now_s - self._since_s > LINGER_S:
-            self.transport.abort()
+        elif self._state is _LINGER:
+            if now_s - self._since_s > LINGER_S:
+                self.transport.abort()
+        elif self._state is _SENT or self._state is _DISCARD:
+            late = now_s - self._since_s > BODY_TIMEOUT_S
+            if late and not self.body_done and not self._reading_paused:
+                self.cut()

@@ -370,6 +370,9 @@ class Pool:
         except (OSError, TimeoutError) as error:
             client.unreachable(attempt, str(error) or "no answer to a connection attempt")
             return
+        if upstream.transport.is_closing():  # it was accepted and closed before anything was sent
+            client.unreachable(attempt, "it closed the connection at once")
+            return
         self._reached(self.endpoint)
         if not client.connected(attempt, upstream):
             self.put(upstream)  # the client is gone; another may want it
