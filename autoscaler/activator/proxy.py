@@ -12,9 +12,9 @@ to the byte is not parsed again.
 
 What is tried a second time: a request whose connection was refused, always, since nobody saw it;
 one that was sent on a reused connection that turned out closed before a byte of the answer, if
-its method is idempotent or the peer answered our bytes with a reset (a kernel resets only when it
-throws away bytes that no process has read). Never once a byte of the answer came, never after a
-part of the body has gone that is not kept.
+its method is idempotent, or if the peer had closed before a byte of the request reached it (its
+last segment tells, see `Upstream.eof_received`). Never once a byte of the answer came, never
+after a part of the body has gone that is not kept.
 
 A client that closes its side is gone: what it waits for is cancelled.
 """
@@ -374,7 +374,7 @@ class Client(asyncio.BufferedProtocol):
         if part and self._upstream is not None:
             self._since_s = monotonic()
             self._out = b""  # what has gone is not kept, so this request can go only once
-            self._upstream.transport.write(part)
+            self._upstream.send_more(part)
 
     def _discard(self, data: bytes) -> None:
         try:
@@ -558,7 +558,7 @@ class Client(asyncio.BufferedProtocol):
         self._broken()
         self._refuse(502, f"{self._desk.route.service}: {why}")
 
-    def upstream_lost(self, upstream: Upstream, *, reset: bool) -> None:
+    def upstream_lost(self, upstream: Upstream, *, untouched: bool) -> None:
         """The connection to the replica ended before the answer did."""
         self._upstream = None
         if self._state is _RAW:
@@ -572,7 +572,7 @@ class Client(asyncio.BufferedProtocol):
                 self.transport.close()
             else:
                 self.transport.abort()
-        elif self._out and upstream.reused and (reset or self.head.method in _IDEMPOTENT):
+        elif self._out and upstream.reused and (untouched or self.head.method in _IDEMPOTENT):
             if self._ticket is None and self._memo_quiet is not None:
                 self._request_quietly(self._memo_quiet)
             else:

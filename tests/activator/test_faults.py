@@ -265,7 +265,7 @@ async def test_an_idempotent_request_on_a_connection_that_had_ended_is_sent_agai
 async def test_a_request_that_meets_a_closed_idle_connection_is_sent_again(
     front: Front, peers: Peers
 ) -> None:
-    """The replica closed while we wrote: its kernel answers with a reset, so nobody read it."""
+    """The replica closed while we wrote: its kernel took nothing in, so nobody has read it."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
@@ -286,6 +286,23 @@ async def test_a_request_that_meets_a_closed_idle_connection_is_sent_again(
         await loop.sock_sendall(second, ok(b"2"))
         assert (await client.message()).body == b"2"
         second.close()
+
+
+async def test_a_request_that_was_taken_in_is_not_sent_again_after_a_reset(
+    front: Front, peers: Peers
+) -> None:
+    async def reset_second(request: Message, line: Line) -> None:
+        if request.body == b"die":
+            line.reset()
+        line.send(ok())
+
+    replica = await peers.replica(reset_second)
+    front.follow(replica.endpoint())
+    client = await peers.client(front, post(b"live"))
+    await client.message()
+    client.send(post(b"die"))
+    assert (await client.message()).status == 502
+    assert len(replica.requests) == 2
 
 
 async def test_after_the_first_byte_of_an_answer_the_client_is_cut_off_not_answered_again(
