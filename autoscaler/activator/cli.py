@@ -14,7 +14,7 @@ import uvloop
 
 from autoscaler.activator.app import Activator, Settings, raise_descriptor_limit
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -12,6 +12,9 @@ table says:
   drop it and clients that check first never send the request that wakes it.
 - LIST: 503 with `Retry-After`. What only a replica knows is not made up: an empty list would read
   as "this model does not exist", an empty `/metrics` as "all counters are gone".
+
+A model's metadata (`GET /v2/models/NAME`) does wake: clients ask for it just before they infer, to
+learn the names of the inputs, and no prober does.
 """
 
 import re
@@ -39,8 +42,8 @@ QUIET_PATHS: Final[tuple[tuple[str, WhenAsleep], ...]] = (
     (rf"/v2/models/{_NAME}(/versions/{_NAME})?/ready", WhenAsleep.READY),
     (rf"/v1/models/{_NAME}", WhenAsleep.READY),  # KServe V1: the readiness of one model
     (r"/v1/models", WhenAsleep.LIST),
-    (r"/(v2|v2/models)", WhenAsleep.LIST),
-    (rf"/v2/models/{_NAME}(/versions/{_NAME})?(/config|/stats)?", WhenAsleep.LIST),
+    (r"/(v2|v2/models|v2/models/stats)", WhenAsleep.LIST),
+    (rf"/v2/models/{_NAME}(/versions/{_NAME})?/(config|stats)", WhenAsleep.LIST),
     (r"/(metrics|version|load)", WhenAsleep.LIST),
 )
 _COMPILED: Final = tuple((re.compile(pattern), answer) for pattern, answer in QUIET_PATHS)

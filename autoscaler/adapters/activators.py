@@ -59,6 +59,8 @@ class _Process:
     listening: dict[str, Listening] = field(default_factory=dict)
     told: dict[str, Route] = field(default_factory=dict)
     told_at: dict[str, int] = field(default_factory=dict)  # version that brought the present port
+    # The last version in which an endpoint took new requests; kept until a later one is followed.
+    open_in: dict[_Slot, int] = field(default_factory=dict)
     granted: dict[_Slot, int] = field(default_factory=dict)
     # Slots taken from it that it may still use, and the version it must acknowledge to be done.
     taken: dict[_Slot, tuple[int, int]] = field(default_factory=dict)
@@ -164,6 +166,15 @@ class ActivatorHub:
     def share_ratio(self) -> float:
         """The part (0-1) of the expected activator processes that speak now."""
         return min(1.0, len(self._speaking()) / max(1, self._expected))
+
+    def may_send(self, service: str, endpoint: str) -> bool:
+        """Whether an activator may still follow a table in which the endpoint takes new requests.
+
+        What it said of its requests before it follows a later table proves nothing about them.
+        """
+        slot = (service, endpoint)
+        everyone = (*self._processes.values(), *self._gone.values())
+        return any(p.open_in.get(slot, -1) >= p.acknowledged for p in everyone)
 
     def heard_at_s(self) -> float | None:
         """When the activator that has been silent longest, of those that speak, last spoke."""
@@ -325,6 +336,17 @@ class ActivatorHub:
             process.told_at.pop(name, None)
             process.demand.pop(name, None)
         process.told = table
+        process.open_in = {
+            **{
+                slot: last for slot, last in process.open_in.items() if last >= process.acknowledged
+            },
+            **{
+                (route.service, endpoint.id): process.version
+                for route in table.values()
+                for endpoint in route.endpoints
+                if not endpoint.draining
+            },
+        }
         live = {(r.service, e.id) for r in self._routes.values() for e in r.endpoints}
         process.granted = {slot: n for slot, n in process.granted.items() if slot in live}
         process.taken = {slot: n for slot, n in process.taken.items() if slot in live}

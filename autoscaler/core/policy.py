@@ -19,11 +19,11 @@ class Target:
 class RateStep:
     """One rate policy: within any `period_s` the count may move by this much.
 
-    Exactly one of `pods` (replicas) and `ratio` (part of the count at the period's start) is set.
+    Exactly one of `replicas` and `ratio` (part of the count at the period's start) is set.
     """
 
     period_s: float
-    pods: int | None = None
+    replicas: int | None = None
     ratio: float | None = None
 
 

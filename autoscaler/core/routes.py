@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an activator is told and what it tells: routes down, demand up.
 
-Plain values; `activator/channel.py` puts them on the wire and `adapters/activators.py` takes them off.
+Plain values; `autoscaler/channel.py` puts them on the wire.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 class Endpoint:
     """One replica that requests may be sent to.
 
-    `slots`: how many requests it takes at once, >= 1; None: no limit is known. A `draining` endpoint
+    `slots`: how many requests it takes at once, >= 1; None: no limit is known. A `draining` one
     gets no new request; it stays listed while its last ones are in flight.
     """
 
@@ -28,7 +28,7 @@ class Route:
     """Everything an activator needs to serve one service. Replaced whole; never patched.
 
     `port`: the port of its own on which the activator listens for this service.
-    `state` and `why`: the controller's last word on the service, quoted to clients whose wait fails.
+    `state` and `why`: the controller's last word, quoted to clients whose wait fails.
     """
 
     service: str
@@ -46,8 +46,8 @@ class Route:
 class Demand:
     """What one activator process knows of one service; the totals grow for as long as it lives.
 
-    `in_flight_by_endpoint`: endpoint id -> requests sent there and not finished. Times are integrals:
-    `request_seconds_total` of held + in flight, `held_seconds_total` of held.
+    `in_flight_by_endpoint`: endpoint id -> requests sent there and not finished. Integrals over
+    time: `request_seconds_total` of held + in flight, `held_seconds_total` of held.
     """
 
     service: str

@@ -70,8 +70,8 @@ class SignalMeaning:
     meaning: str
 
 
-# A level is had exactly from its integral over time (Little's law), so a request that comes and goes
-# between two ticks still counts; a gauge is averaged only where nothing better is exposed.
+# A level is had exactly from its integral over time (Little's law), so a request that comes and
+# goes between two ticks still counts; a gauge is averaged only where nothing better is exposed.
 SIGNALS: Mapping[Signal, SignalMeaning] = {
     Signal.CONCURRENCY: SignalMeaning(
         (Term(Measure.REQUEST_SECONDS_TOTAL, Over.RATE),),
@@ -113,7 +113,9 @@ class NoReading:
     why: str
 
 
-def reading(value: float, *, at_s: float, source: str, share_ratio: float = 1.0) -> Reading | NoReading:
+def reading(
+    value: float, *, at_s: float, source: str, share_ratio: float = 1.0
+) -> Reading | NoReading:
     """Take a number from outside: NaN, infinities and negatives are no reading (rule D1)."""
     if not math.isfinite(value):
         return NoReading(f"{source} gave {value}")

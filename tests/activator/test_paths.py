@@ -25,7 +25,7 @@ from autoscaler.activator.paths import WhenAsleep, asleep_body, quiet
         ("/v2", WhenAsleep.LIST),
         ("/v2/health/live", WhenAsleep.LIVE),
         ("/v2/health/ready", WhenAsleep.READY),
-        ("/v2/models/m", WhenAsleep.LIST),
+        ("/v2/models/m", None),
         ("/v2/models/m/ready", WhenAsleep.READY),
         ("/v2/models/m/versions/2/ready", WhenAsleep.READY),
         ("/v2/models/m/config", WhenAsleep.LIST),

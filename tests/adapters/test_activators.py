@@ -5,7 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -363,3 +363,34 @@ async def test_a_path_that_cannot_be_listened_on_says_what_to_do(tmp_path: Path)
     in_the_way.write_text("x")
     with pytest.raises(GiveUp, match="in the way"):
         await ActivatorHub().start(in_the_way)
+
+
+async def test_an_activator_may_send_until_it_follows_that_an_endpoint_drains(
+    stage: Stage,
+) -> None:
+    """Also a process that lost its connection, or has not said a word since the new table."""
+    one, other = await stage.connect(0, 2), await stage.connect(1, 2)
+    stage.hub.publish({"m": a_route(an_endpoint())})
+    for played in (one, other):
+        played.say(version=0)
+        await stage.until(lambda played=played: played.tables)
+        played.say()
+    await stage.until(lambda: stage.hub.held_by("m"))
+    assert stage.hub.may_send("m", "r1")
+
+    stage.hub.publish({"m": a_route(replace(an_endpoint(), draining=True))})
+    for played in (one, other):
+        await stage.until(lambda played=played: played.route().endpoints[0].draining)
+        assert stage.hub.may_send("m", "r1")
+        played.say()
+    await stage.until(lambda: not stage.hub.may_send("m", "r1"))
+
+    stage.hub.publish({"m": a_route(an_endpoint())})
+    await stage.until(lambda: not one.route().endpoints[0].draining)
+    assert stage.hub.may_send("m", "r1"), "it was recalled"
+    stage.hub.publish({"m": a_route()})
+    await stage.until(lambda: not other.route().endpoints)
+    one.say()
+    other.writer.close()
+    await stage.until(lambda: stage.hub.share_ratio() < 1)
+    assert stage.hub.may_send("m", "r1")

@@ -1,0 +1,3 @@
+module tidegate.dev/bench/proxy
+
+go 1.21

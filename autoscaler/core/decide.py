@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One decision: from what was seen of a service to how many replicas it should have, and why.
+
+Read `decide` from top to bottom; each step is a small pure module of its own beside this one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from autoscaler.core import keepalive, stabilize, zero
+from autoscaler.core.lead_time import LeadTimes, StartsSeen, learn_from
+from autoscaler.core.policies import POLICIES
+from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.proposal import Candidate, Proposal
+from autoscaler.core.replicas import ReplicaState
+from autoscaler.core.signals import (
+    SIGNALS,
+    Measure,
+    NoReading,
+    Over,
+    Reading,
+    ServiceId,
+    ServiceSnapshot,
+    SignalMeaning,
+    Signals,
+)
+from autoscaler.core.windows import CounterWindow, LevelWindow
+from autoscaler.core.zero import Awake, Facts, ZeroState
+
+# After a start that failed: as long as kubelet's longest back-off, so that a broken image does not
+# take a GPU over and over, and a mended one is found within minutes.
+FIRST_RETRY_S = 30.0
+LONGEST_RETRY_S = 300.0
+DOUBLED_MOST = 16  # times; more is beyond LONGEST_RETRY_S, and in the end beyond any float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many replicas one service should have now, the state it is in, and the trail to it."""
+
+    service: ServiceId
+    at_s: float
+    generation: int
+    current: int
+    replicas: int
+    state: ZeroState
+    why: str
+    because: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    acts: bool = True  # false: dry run or paused
+
+    @property
+    def changes(self) -> bool:
+        return self.acts and self.replicas != self.current
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceMemory:
+    """What deciding remembers of one service from tick to tick."""
+
+    state: ZeroState
+    state_since_s: float
+    history: stabilize.ScaleHistory
+    scale: int
+    counters: Mapping[Measure, CounterWindow] = field(default_factory=dict)
+    levels: Mapping[Measure, LevelWindow] = field(default_factory=dict)
+    requests_seen: float | None = None
+    idle_since_s: float | None = None
+    starts_seen: StartsSeen = StartsSeen()
+    lead_times: LeadTimes = LeadTimes()
+    failed_starts: int = 0
+    retry_at_s: float | None = None
+
+
+def first_memory(snapshot: ServiceSnapshot, lead_times: LeadTimes) -> ServiceMemory:
+    """What is known of a service at the first look; nothing in it lets a count fall (rule D4)."""
+    return ServiceMemory(
+        state=zero.first_state(scale=snapshot.scale, ready=_ready(snapshot) > 0),
+        state_since_s=snapshot.at_s,
+        history=stabilize.first_history(snapshot.scale, now_s=snapshot.at_s),
+        scale=snapshot.scale,
+        lead_times=lead_times,
+    )
+
+
+def decide(
+    snapshot: ServiceSnapshot, policy: ServicePolicy, memory: ServiceMemory, now_s: float
+) -> tuple[Decision, ServiceMemory]:
+    """Decide one service's replica count. Pure: the same arguments give the same answer (I7)."""
+    # 1. Remember what was seen, and learn from the starts that ended.
+    memory = _remember(snapshot, policy, memory, now_s)
+    lead_time_s = memory.lead_times.quantile(0.9)
+    # 2. What the signals ask for, within the user's bounds.
+    signals = signals_at(snapshot, memory, now_s)
+    wish = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
+    wish = _bounded(wish, policy)
+    # 3. How much of it may happen now.
+    wish, history = stabilize.stabilize(
+        wish,
+        current=snapshot.scale,
+        up=policy.scale_up,
+        down=policy.scale_down,
+        down_window_s=stabilize.down_window_s(policy.scale_down, lead_time_s=lead_time_s),
+        history=memory.history,
+        now_s=now_s,
+    )
+    memory = replace(memory, history=history)
+    # 4. Sleep, wake, or neither.
+    facts = _facts(snapshot, policy, memory, lead_time_s=lead_time_s, now_s=now_s)
+    rule = zero.next_state(memory.state, facts)
+    count = _count(rule.count, wish, policy)
+    memory = _entered(rule.to, memory, overdue=facts.overdue, now_s=now_s)
+    # 5. Say it.
+    return _decision(snapshot, policy, wish, rule, count), memory
+
+
+def signals_at(snapshot: ServiceSnapshot, memory: ServiceMemory, now_s: float) -> Signals:
+    """Every signal that the snapshot and the windows allow to be told; the rest say why not."""
+    waking = _ready(snapshot) == 0
+    return {
+        signal: _signal(meaning, snapshot, memory, now_s, waking=waking)
+        for signal, meaning in SIGNALS.items()
+    }
+
+
+def _signal(
+    meaning: SignalMeaning,
+    snapshot: ServiceSnapshot,
+    memory: ServiceMemory,
+    now_s: float,
+    *,
+    waking: bool,
+) -> Reading | NoReading:
+    total, share_ratio, sources = 0.0, 1.0, []
+    # With nothing ready the mean of the last seconds lags behind what already waits: the count is
+    # chosen for the held work, not for its average.
+    held = _held_now(snapshot) if waking and meaning.unit == "requests" else None
+    for term in meaning.terms:
+        seen = snapshot.measures.get(term.measure)
+        if seen is None:  # no configured source speaks of it
+            continue
+        if isinstance(seen, NoReading):
+            return seen
+        window = (memory.counters if term.over is Over.RATE else memory.levels).get(term.measure)
+        value = None
+        if isinstance(window, CounterWindow):
+            value = window.rate(now_s)
+        elif isinstance(window, LevelWindow):
+            value = window.mean(now_s)
+        if value is None and held is None:
+            return NoReading(f"{seen.source}: too few samples yet")
+        total += value or 0.0
+        # What is held may raise a count before there is a mean; lower it only the whole can.
+        share_ratio = min(share_ratio, seen.share_ratio if value is not None else 0.0)
+        sources.append(seen.source)
+    if not sources:
+        return NoReading("no source reports it")
+    return Reading(max(total, held or 0.0), snapshot.at_s, "+".join(sources), share_ratio)
+
+
+def _held_now(snapshot: ServiceSnapshot) -> float | None:
+    held = snapshot.measures.get(Measure.HELD)
+    return held.value if isinstance(held, Reading) else None
+
+
+def _remember(
+    snapshot: ServiceSnapshot, policy: ServicePolicy, memory: ServiceMemory, now_s: float
+) -> ServiceMemory:
+    counters, levels = dict(memory.counters), dict(memory.levels)
+    terms = {term for meaning in SIGNALS.values() for term in meaning.terms}
+    for term in terms:
+        seen = snapshot.measures.get(term.measure)
+        if not isinstance(seen, Reading):
+            continue
+        if term.over is Over.RATE:
+            counter = counters.get(term.measure, CounterWindow(policy.signal_window_s))
+            counters[term.measure] = counter.seen(seen.value, seen.at_s)
+        else:
+            level = levels.get(term.measure, LevelWindow(policy.signal_window_s))
+            levels[term.measure] = level.seen(seen.value, seen.at_s)
+    lead_times, starts_seen = learn_from(
+        snapshot.replicas, seen=memory.starts_seen, lead_times=memory.lead_times
+    )
+    quiet = keepalive.is_quiet(snapshot.measures, requests_before=memory.requests_seen)
+    arrived = snapshot.measures.get(Measure.REQUESTS_TOTAL)
+    return replace(
+        memory,
+        counters=counters,
+        levels=levels,
+        lead_times=lead_times,
+        starts_seen=starts_seen,
+        requests_seen=arrived.value if isinstance(arrived, Reading) else None,
+        idle_since_s=(now_s if memory.idle_since_s is None else memory.idle_since_s)
+        if quiet
+        else None,
+        history=stabilize.noticed(
+            memory.history,
+            snapshot.scale - memory.scale,
+            now_s=now_s,
+            up=policy.scale_up,
+            down=policy.scale_down,
+        ),
+        scale=snapshot.scale,
+    )
+
+
+def _bounded(wish: Proposal, policy: ServicePolicy) -> Proposal:
+    count = min(max(wish.replicas, policy.min_replicas), policy.max_replicas)
+    if count == wish.replicas:
+        return wish
+    bound = "min-replicas" if count > wish.replicas else "max-replicas"
+    because = (*wish.because, f"{bound}={count}, {wish.replicas} wanted")
+    return replace(wish, replicas=count, exact=float(count), because=because)
+
+
+def _facts(
+    snapshot: ServiceSnapshot,
+    policy: ServicePolicy,
+    memory: ServiceMemory,
+    *,
+    lead_time_s: float | None,
+    now_s: float,
+) -> Facts:
+    keep_s = keepalive.keepalive_s(policy, lead_time_s=lead_time_s)
+    idle_s = None if memory.idle_since_s is None else now_s - memory.idle_since_s
+    starting = any(replica.state is ReplicaState.STARTING for replica in snapshot.replicas)
+    activity = (
+        snapshot.measures.get(m) for m in (Measure.HELD, Measure.IN_FLIGHT, Measure.WAITING)
+    )
+    # In flight while nothing is ready: a replica too busy for its readiness probe. Its work is no
+    # failed start (D6), and where nobody can say whether there is any, neither (D1).
+    running = snapshot.measures.get(Measure.IN_FLIGHT)
+    at_work = isinstance(running, NoReading) or (running is not None and running.value > 0)
+    return Facts(
+        demanded=any(isinstance(seen, Reading) and seen.value > 0 for seen in activity),
+        floored=policy.min_replicas > 0,
+        ready=_ready(snapshot) > 0,
+        idle=keep_s is not None and idle_s is not None and idle_s >= keep_s and not starting,
+        overdue=memory.state is ZeroState.WAKING
+        and not at_work
+        and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
+        backing_off=memory.retry_at_s is not None and now_s < memory.retry_at_s,
+        path_held=snapshot.path_held,
+    )
+
+
+def _ready(snapshot: ServiceSnapshot) -> int:
+    return sum(replica.state is ReplicaState.READY for replica in snapshot.replicas)
+
+
+def _count(awake: Awake, wish: Proposal, policy: ServicePolicy) -> int:
+    if awake is Awake.NONE:
+        return 0
+    # The floors come last: no tolerance, window or rate limit keeps a count below them.
+    least = max(policy.min_replicas, policy.activation_replicas, 1)
+    return min(max(wish.replicas, least), policy.max_replicas)
+
+
+def _entered(
+    state: ZeroState, memory: ServiceMemory, *, overdue: bool, now_s: float
+) -> ServiceMemory:
+    """The memory after the table has spoken; a start that failed puts off the next one."""
+    if state is memory.state:
+        return memory
+    memory = replace(memory, state=state, state_since_s=now_s)
+    if state is ZeroState.ASLEEP and overdue:
+        doubled = min(memory.failed_starts, DOUBLED_MOST)
+        pause_s = min(FIRST_RETRY_S * 2**doubled, LONGEST_RETRY_S)
+        return replace(memory, failed_starts=memory.failed_starts + 1, retry_at_s=now_s + pause_s)
+    if state is ZeroState.ACTIVE:
+        return replace(memory, failed_starts=0, retry_at_s=None)
+    return memory
+
+
+def _decision(
+    snapshot: ServiceSnapshot, policy: ServicePolicy, wish: Proposal, rule: zero.Rule, count: int
+) -> Decision:
+    because = wish.because
+    if rule.count is Awake.NONE:
+        because += (rule.why,)
+    elif count != wish.replicas:
+        floor = "min" if count == policy.min_replicas else "activation"
+        because += (f"{rule.why}: {floor}-replicas={count}",)
+    halted = "paused" if policy.paused else "dry run" if policy.dry_run else ""
+    if halted:
+        because += (f"{halted}: {count} would be asked for",)
+    return Decision(
+        service=snapshot.service,
+        at_s=snapshot.at_s,
+        generation=snapshot.generation,
+        current=snapshot.scale,
+        replicas=snapshot.scale if halted else count,
+        state=rule.to,
+        why=_why(rule, snapshot),
+        because=because,
+        candidates=wish.candidates,
+        acts=not halted,
+    )
+
+
+def _why(rule: zero.Rule, snapshot: ServiceSnapshot) -> str:
+    """The rule's words, and what the replicas themselves complain of."""
+    complaints = sorted({f"{r.id}: {r.why}" for r in snapshot.replicas if r.why})
+    return "; ".join((rule.why, *complaints))

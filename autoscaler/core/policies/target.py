@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `target` policy: enough replicas that none carries more of any signal than its target.
+
+Several targets combine by the largest proposal. Rule D1: a signal that could not be read, or that
+speaks for only a part of the replicas, may raise the count and never lower it.
+Source: docs/adr/0003-rules-of-deciding.md.
+"""
+
+from math import ceil
+
+from autoscaler.core.policy import ServicePolicy, Target
+from autoscaler.core.proposal import Candidate, Proposal
+from autoscaler.core.signals import NoReading, Signal, Signals
+
+
+def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposal:
+    """Propose the fewest replicas that meet every target; where nothing can be read, `current`."""
+    targets, slots = policy.targets, policy.slots
+    candidates = tuple(_candidate(signals, target, slots=slots) for target in targets)
+    exact = max((c.exact for c in candidates if c.exact is not None), default=0.0)
+    blind = tuple(t.signal for t in targets if not _speaks_for_all(signals, t.signal))
+    because = tuple(candidate.because for candidate in candidates)
+    if blind and exact < current:
+        exact = float(current)
+        because += (f"D1 hold {current}: {', '.join(blind)} not fully read",)
+    return Proposal(_rounded_up(exact), exact, because, candidates)
+
+
+def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candidate:
+    seen = signals.get(target.signal, NoReading("no source reports it"))
+    if isinstance(seen, NoReading):
+        return Candidate(target.signal, None, f"{target.signal}=? ({seen.why})")
+    value, per_replica, text = seen.value, target.per_replica, f"{target.per_replica:g}"
+    running = signals.get(Signal.CONCURRENCY)
+    if target.signal is Signal.QUEUE and slots is not None and not isinstance(running, NoReading):
+        # A queue alone cannot tell five busy replicas from none: with 20 requests running on 5 x 4
+        # slots and 6 waiting, 6/2 says 3 replicas. Each replica runs `slots` and may queue the
+        # target, so what the target really asks for is all requests over slots + target: 26/6 -> 5.
+        # The queue is part of the concurrency, but counts for itself where workers report it later.
+        value = max(running.value if running else 0.0, value)
+        per_replica, text = per_replica + slots, f"({slots}+{text})"
+    return Candidate(target.signal, value / per_replica, f"{target.signal}={value:.4g}/{text}")
+
+
+def _speaks_for_all(signals: Signals, signal: Signal) -> bool:
+    seen = signals.get(signal, NoReading("no source reports it"))
+    return not isinstance(seen, NoReading) and seen.share_ratio >= 1.0
+
+
+def _rounded_up(exact: float) -> int:
+    # 8.000000001 requests on replicas of 8 are one replica's load and a rounding error of the mean.
+    return ceil(exact - 1e-6)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a wish may become a number: tolerance, windows, rate limits, in this order.
+
+Up: one jump (rule D3), unless the user limits it. Down: only if fewer have been enough for the
+whole window, and the window grows with the lead time. The scale-down rule lives here, only here.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil, floor
+
+from autoscaler.core.policy import RateRule, RateStep
+from autoscaler.core.proposal import Proposal
+from autoscaler.core.windows import SlidingExtreme
+
+# Rule D3: keeping a replica must cost less than the chance of needing it again; a minute is what
+# the field has learned to be the least that survives ordinary lulls, whatever the start costs.
+SHORTEST_LEARNED_WINDOW_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleHistory:
+    """What stabilising remembers of one service.
+
+    `moves`: (at_s, change of the replica count), kept as long as the longest rate step looks back.
+    """
+
+    highest: SlidingExtreme = SlidingExtreme(largest=True)
+    lowest: SlidingExtreme = SlidingExtreme(largest=False)
+    moves: tuple[tuple[float, int], ...] = ()
+
+
+def down_window_s(rule: RateRule, *, lead_time_s: float | None) -> float:
+    """How long fewer replicas must have been enough; learned where the user sets nothing."""
+    if rule.window_s is not None:
+        return rule.window_s
+    return max(SHORTEST_LEARNED_WINDOW_S, lead_time_s or 0.0)
+
+
+def first_history(scale: int, *, now_s: float) -> ScaleHistory:
+    """A new memory takes the present count for a wish: nothing falls before a window (rule D4)."""
+    return ScaleHistory(highest=SlidingExtreme(largest=True, kept=((now_s, float(scale)),)))
+
+
+def noticed(
+    history: ScaleHistory, change: int, *, now_s: float, up: RateRule, down: RateRule
+) -> ScaleHistory:
+    """Remember that the count moved, by whomever, since the last look."""
+    longest_s = max((step.period_s for step in (*up.steps, *down.steps)), default=0.0)
+    moves = tuple(move for move in history.moves if move[0] > now_s - longest_s)
+    if change:
+        moves += ((now_s, change),)
+    return replace(history, moves=moves)
+
+
+def stabilize(
+    wish: Proposal,
+    *,
+    current: int,
+    up: RateRule,
+    down: RateRule,
+    down_window_s: float,
+    history: ScaleHistory,
+    now_s: float,
+) -> tuple[Proposal, ScaleHistory]:
+    """Turn a wish into the count that may be asked for now."""
+    # 1. Tolerance: a wish next to the present count is no reason to move.
+    tolerated = _tolerated(wish, current=current, up=up, down=down)
+    # 2. Windows: the lowest wish of the up window, the highest of the down window.
+    history = replace(
+        history,
+        highest=history.highest.seen(tolerated, now_s, span_s=down_window_s),
+        lowest=history.lowest.seen(tolerated, now_s, span_s=up.window_s or 0.0),
+    )
+    lowest, highest = int(history.lowest.extreme()), int(history.highest.extreme())
+    because = wish.because
+    if lowest > current:
+        count = lowest
+    elif highest < current:
+        count = highest
+    else:
+        count = current
+        if tolerated < current:
+            because += (f"D3 keep {current}: {highest} wanted within {down_window_s:g} s",)
+        elif tolerated > current:
+            because += (f"keep {current}: not yet wanted for {up.window_s or 0.0:g} s",)
+    # 3. Rate limits.
+    limited = _rate_limited(count, current=current, up=up, down=down, history=history, now_s=now_s)
+    if limited != count:
+        because += (f"rate limit: {limited} now, {count} wanted",)
+    return replace(wish, replicas=limited, because=because), history
+
+
+def _tolerated(wish: Proposal, *, current: int, up: RateRule, down: RateRule) -> int:
+    if current == 0:
+        return wish.replicas
+    if current * (1 - down.tolerance_ratio) <= wish.exact <= current * (1 + up.tolerance_ratio):
+        return current
+    return wish.replicas
+
+
+def _rate_limited(
+    count: int, *, current: int, up: RateRule, down: RateRule, history: ScaleHistory, now_s: float
+) -> int:
+    if count > current and up.steps:
+        return min(count, max(_most_up(step, current, history, now_s) for step in up.steps))
+    if count < current and down.steps:
+        return max(count, min(_least_down(step, current, history, now_s) for step in down.steps))
+    return count
+
+
+def _most_up(step: RateStep, current: int, history: ScaleHistory, now_s: float) -> int:
+    """The highest count that a step allows; never below the present one."""
+    start = _at_period_start(step, current, history, now_s)
+    if step.replicas is not None:
+        return max(start + step.replicas, current)
+    # From zero a percentage would allow nothing, ever: it counts from one replica there.
+    return max(ceil(max(start, 1) * (1 + (step.ratio or 0.0))), current)
+
+
+def _least_down(step: RateStep, current: int, history: ScaleHistory, now_s: float) -> int:
+    """The lowest count that a step allows; never above the present one."""
+    start = _at_period_start(step, current, history, now_s)
+    if step.replicas is not None:
+        return min(max(start - step.replicas, 0), current)
+    # HPA truncates here, so 100 % means all of them and 50 % of three leaves one.
+    return min(max(floor(start * (1 - (step.ratio or 0.0))), 0), current)
+
+
+def _at_period_start(step: RateStep, current: int, history: ScaleHistory, now_s: float) -> int:
+    return current - sum(change for at_s, change in history.moves if at_s > now_s - step.period_s)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tick: observe, decide, check again, act, record.
+
+The loop knows no clock, network or platform of its own; all of them come in by `ports.py`, so the
+simulator runs this same file in virtual time. It is the only caller of `Cluster.scale`.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
+from autoscaler.core.lead_time import LeadTimes
+from autoscaler.core.signals import Measure, NoReading, Reading, ServiceId, ServiceSnapshot
+from autoscaler.core.zero import ZeroState
+from autoscaler.errors import RetryLater
+from autoscaler.ports import (
+    Clock,
+    Cluster,
+    MemoryStore,
+    Refusal,
+    RouteTable,
+    ServiceView,
+    SignalSource,
+)
+
+log = structlog.get_logger(__name__)
+
+DECISIONS_KEPT = 256  # per service: four minutes of ticks, or weeks of changes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A decision, what it was made from, and what became of it."""
+
+    decision: Decision
+    snapshot: ServiceSnapshot
+    refused: str | None = None
+
+
+class ControlLoop:
+    """Runs ticks over all services; keeps each one's memory and its last decisions."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        sources: Sequence[SignalSource],
+        routes: RouteTable,
+        store: MemoryStore,
+        clock: Clock,
+    ) -> None:
+        self._cluster = cluster
+        self._sources = sources
+        self._routes = routes
+        self._store = store
+        self._clock = clock
+        self._memories: dict[ServiceId, ServiceMemory] = {}
+        self._learned: Mapping[ServiceId, LeadTimes] | None = None  # by earlier controllers
+        self._saved: Mapping[ServiceId, LeadTimes] = {}
+        self.records: dict[ServiceId, deque[Record]] = {}
+
+    async def tick(self, only: Collection[ServiceId] | None = None) -> tuple[Decision, ...]:
+        """Decide and act once for every service, or for those in `only`.
+
+        A platform that cannot be asked costs this tick and nothing else: no count moves.
+        """
+        if self._learned is None:
+            self._learned = await self._store.load()
+        # 1. Observe: every source once, for all services together.
+        try:
+            views = await self._cluster.services()
+        except RetryLater as trouble:
+            log.warning("platform not read; nothing changes", why=str(trouble))
+            return ()
+        self._forget(views)
+        asked = {sid: view for sid, view in views.items() if only is None or sid in only}
+        measures = await self._measure(asked)
+        decisions = []
+        for sid, view in asked.items():
+            snapshot = await self._snapshot(view, measures[sid])
+            # 2. Decide: pure.
+            decision = self._decide(snapshot, view)
+            # 3. and 4. Act; the cluster checks again that the generation is still the snapshot's.
+            refusal = await self._act(decision)
+            # 5. Record.
+            self._record(Record(decision, snapshot, refusal.why if refusal else None))
+            decisions.append(decision)
+        await self._save()
+        return tuple(decisions)
+
+    def lead_times(self, service: ServiceId) -> LeadTimes:
+        """What has been learned of a service's lead time so far."""
+        memory = self._memories.get(service)
+        return memory.lead_times if memory else LeadTimes()
+
+    def cold_starts(self, service: ServiceId) -> int:
+        """How many replicas of a service became ready since this loop began."""
+        memory = self._memories.get(service)
+        return memory.starts_seen.total if memory else 0
+
+    async def _measure(
+        self, services: Collection[ServiceId]
+    ) -> Mapping[ServiceId, Mapping[Measure, Reading | NoReading]]:
+        merged: dict[ServiceId, dict[Measure, Reading | NoReading]] = {sid: {} for sid in services}
+        for source in self._sources:
+            for sid, measures in (await source.measure(services)).items():
+                if sid in merged:
+                    merged[sid].update(measures)
+        return merged
+
+    async def _snapshot(
+        self, view: ServiceView, measures: Mapping[Measure, Reading | NoReading]
+    ) -> ServiceSnapshot:
+        memory = self._memories.get(view.service)
+        # An active service needs no activator in its path: it is asked in for the other states.
+        # (On one machine it always is in the path, and to ask costs nothing.)
+        wants_path = memory is not None and memory.state is not ZeroState.ACTIVE
+        return ServiceSnapshot(
+            service=view.service,
+            at_s=self._clock.now_s(),
+            generation=view.generation,
+            scale=view.scale,
+            replicas=view.replicas,
+            measures=measures,
+            path_held=wants_path and await self._routes.hold(view.service),
+        )
+
+    def _decide(self, snapshot: ServiceSnapshot, view: ServiceView) -> Decision:
+        sid = view.service
+        memory = self._memories.get(sid)
+        if memory is None:
+            learned = (self._learned or {}).get(sid, LeadTimes())
+            memory = first_memory(snapshot, learned)
+        decision, self._memories[sid] = decide(snapshot, view.policy, memory, snapshot.at_s)
+        return decision
+
+    async def _act(self, decision: Decision) -> Refusal | None:
+        refusal = None
+        if decision.changes:
+            refusal = await self._cluster.scale(
+                decision.service, decision.replicas, generation=decision.generation
+            )
+        await self._routes.announce(decision.service, state=decision.state, why=decision.why)
+        return refusal
+
+    def _record(self, record: Record) -> None:
+        decision = record.decision
+        records = self.records.setdefault(decision.service, deque(maxlen=DECISIONS_KEPT))
+        before = records[-1].decision if records else None
+        records.append(record)
+        if decision.changes or before is None or before.state is not decision.state:
+            log.info(
+                "decided",
+                service=str(decision.service),
+                state=str(decision.state),
+                replicas_from=decision.current,
+                replicas_to=decision.replicas,
+                because="; ".join(decision.because),
+                why=decision.why,
+                refused=record.refused,
+            )
+
+    def _forget(self, views: Mapping[ServiceId, ServiceView]) -> None:
+        for gone in self._memories.keys() - views.keys():
+            del self._memories[gone]
+            self.records.pop(gone, None)
+
+    async def _save(self) -> None:
+        learned = {sid: memory.lead_times for sid, memory in self._memories.items()}
+        if not learned or learned == self._saved:
+            return
+        try:
+            await self._store.save({**(self._learned or {}), **learned})
+        except RetryLater as trouble:
+            log.warning("lead times not saved; trying again at the next tick", why=str(trouble))
+        else:
+            self._saved = learned

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes in, bytes out, and the end: the ASGI application, the server around it, and the drain.
+
+A plain ASGI callable: a framework would cost each start 60 ms and each request its layers.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from serving.errors import ModelNotLoaded, WorkerError
+from serving.log import capture_libraries, event
+from serving.protocols.http import (
+    CLIENT_LEFT,
+    Answer,
+    ClientLeft,
+    Receive,
+    Request,
+    error_answer,
+    read_body,
+    to_json,
+)
+from serving.protocols.routes import Found, find
+from serving.settings import Settings
+from serving.worker import Worker
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies: the side that sends must close first
+_LOOK_S = 0.02  # how often a drain looks whether it is done
+
+
+class App:
+    """The ASGI application of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        answer = await self._answer(scope, receive)
+        if answer is not None:
+            await self._send(answer, send)
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive) -> Answer | None:
+        """None: the client left, there is nobody to answer."""
+        path = scope["path"]
+        try:
+            found = find(scope["method"], path)
+            if found.route.infers:
+                return await self._infer(found, scope, receive)
+            return await self._run(found, scope, receive)
+        except WorkerError as e:
+            return error_answer(e)
+        except ClientLeft:
+            return None
+        except Exception as e:  # noqa: BLE001 - the one edge of the process: a defect is not the client's
+            event("error", path=path, error=f"{type(e).__name__}: {e}")
+            text = f"the worker failed on {path}: {type(e).__name__}; its log has more"
+            return Answer(500, to_json({"error": text}))
+
+    async def _run(self, found: Found, scope: MutableMapping[str, Any], receive: Receive) -> Answer:
+        headers = dict(scope["headers"])
+        limit_bytes = self._worker.settings.max_body_bytes
+        body = await read_body(headers, receive, limit_bytes=limit_bytes)
+        request = Request(scope["path"], headers, body, receive)
+        return await found.route.handler(self._worker, request, *found.names)
+
+    async def _infer(
+        self, found: Found, scope: MutableMapping[str, Any], receive: Receive
+    ) -> Answer:
+        """Run a request that counts: as in flight, by its status and by its time."""
+        worker, name = self._worker, found.names[0]
+        protocol = found.route.path[:2]
+        counts = worker.telemetry.models.get(name)
+        started_s = time.perf_counter()
+        code = 500
+        if counts is not None:
+            counts.in_flight += 1
+        try:
+            answer = await self._run(found, scope, receive)
+            code = answer.status
+            return answer
+        except WorkerError as e:
+            answer = error_answer(e)
+            code = answer.status
+            return answer
+        except ClientLeft:
+            code = CLIENT_LEFT
+            raise
+        finally:
+            worker.latest_request_s = time.perf_counter()
+            if counts is None:
+                worker.telemetry.strays[protocol, code] += 1
+            else:
+                counts.in_flight -= 1
+                counts.requests[protocol, code] += 1
+                counts.request_s.observe(time.perf_counter() - started_s)
+                if code == 200:
+                    counts.answered_s += time.perf_counter() - started_s
+
+    async def _send(self, answer: Answer, send: Send) -> None:
+        headers = [
+            (b"content-type", answer.content_type.encode()),
+            (b"content-length", str(len(answer.body)).encode()),
+            *answer.headers,
+        ]
+        if self._worker.draining and (b"connection", b"close") not in headers:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its way of ending: `_Life` decides when, after the drain."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Also say that the socket listens."""
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `_Life`."""
+        yield
+
+
+class _Life:
+    """From listening to leaving. `status` is what the process ends with."""
+
+    def __init__(self, worker: Worker, server: _Server) -> None:
+        self.status = 0
+        self.orderly = (
+            True  # False: a thread may still be at work, the process must not wait for it
+        )
+        self._worker = worker
+        self._server = server
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self, bound: socket.socket) -> None:
+        """Listen, load, serve until a signal, drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loading = asyncio.ensure_future(self._load(bound))
+        await self._server.serve(sockets=[bound])
+        if not loading.done():
+            loading.cancel()
+            self.orderly = False
+        self._worker.close()
+
+    async def _load(self, bound: socket.socket) -> None:
+        await self._server.listening.wait()
+        host, port = bound.getsockname()[:2]
+        event("listening", host=host, port=port, pid=os.getpid())
+        try:
+            await self._worker.load_all()
+        except ModelNotLoaded as e:
+            sys.stderr.write(f"tidegate worker: {e}\n")
+            self.status = 1
+            self._server.should_exit = True
+            return
+        event("ready", models=self._worker.names, since_process_start_s=_age_s())
+
+    def _on_signal(self, number: int) -> None:
+        if self._draining is not None:
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self._worker.draining = True
+        self._draining = asyncio.ensure_future(self._drain(signal.Signals(number).name))
+
+    async def _drain(self, why: str) -> None:
+        """Wait until nothing is in flight and all is quiet, but no longer than the grace."""
+        worker, settings = self._worker, self._worker.settings
+        clock = time.perf_counter
+        began_s = clock()
+        event("draining", signal=why, in_flight=worker.in_flight)
+        while clock() - began_s < settings.drain_grace_s:
+            quiet_s = clock() - max(worker.latest_request_s, began_s)
+            if worker.in_flight == 0 and quiet_s >= settings.drain_quiet_s:
+                break
+            await asyncio.sleep(_LOOK_S)
+        if worker.in_flight:
+            self.status, self.orderly = 1, False
+            self._server.force_exit = True
+        left_s = settings.drain_grace_s - (clock() - began_s)
+        self._server.config.timeout_graceful_shutdown = max(1, int(left_s))  # for the last arrivals
+        event("leaving", cut_off=worker.in_flight, drained_s=round(clock() - began_s, 3))
+        self._server.should_exit = True
+
+
+def run(settings: Settings, bound: socket.socket) -> int:
+    """Serve until a signal; the exit status.
+
+    `bound`: a socket that is bound and does not listen yet.
+    """
+    capture_libraries()
+    worker = Worker(settings)
+    config = uvicorn.Config(
+        App(worker),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=1,
+    )
+    life = _Life(worker, _Server(config))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(life.run(bound))
+        if not life.orderly:
+            sys.stderr.flush()
+            os._exit(life.status)
+    return life.status
+
+
+def _age_s() -> float | None:
+    """Seconds since the process began; None where there is no /proc."""
+    stat, uptime = Path("/proc/self/stat"), Path("/proc/uptime")
+    if not stat.exists():
+        return None
+    ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+    up_s = float(uptime.read_text().split()[0])
+    return round(up_s - ticks / os.sysconf("SC_CLK_TCK"), 2)
