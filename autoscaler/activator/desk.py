@@ -34,6 +34,7 @@ class Departures:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, Client] = {}
+        self._descriptors: dict[Client, int] = {}
         self._loop = loop
         loop.add_reader(self._epoll.fileno(), self._look)
 
@@ -41,11 +42,12 @@ class Departures:
         fd = client.transport.get_extra_info("socket").fileno()
         if fd >= 0:
             self._watched[fd] = client
+            self._descriptors[client] = fd
             self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
     def unwatch(self, client: Client) -> None:
-        fd = client.transport.get_extra_info("socket").fileno()
-        if self._watched.get(fd) is client:
+        fd = self._descriptors.pop(client, None)
+        if fd is not None and self._watched.get(fd) is client:
             del self._watched[fd]
             with contextlib.suppress(OSError):  # a closed descriptor has left the set by itself
                 self._epoll.unregister(fd)
@@ -56,10 +58,9 @@ class Departures:
 
     def _look(self) -> None:
         for fd, _ in self._epoll.poll(0):
-            client = self._watched.pop(fd, None)
+            client = self._watched.get(fd)
             if client is not None:
-                with contextlib.suppress(OSError):
-                    self._epoll.unregister(fd)
+                self.unwatch(client)
                 client.departed()
 
 

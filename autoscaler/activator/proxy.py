@@ -12,9 +12,9 @@ to the byte is not parsed again.
 
 What is tried a second time: a request whose connection was refused, always, since nobody saw it;
 one that was sent on a reused connection that turned out closed before a byte of the answer, if
-its method is idempotent or the peer answered our bytes with a reset (a kernel resets only when it
-throws away bytes that no process has read). Never once a byte of the answer came, never after a
-part of the body has gone that is not kept.
+its method is idempotent, or if the peer had closed before a byte of the request reached it (its
+last segment tells, see `Upstream.eof_received`). Never once a byte of the answer came, never
+after a part of the body has gone that is not kept.
 
 A client that closes its side is gone: what it waits for is cancelled.
 """
@@ -51,6 +51,7 @@ MAX_HELD_BODY_BYTES: Final = (
 MAX_PIPELINED_BYTES: Final = 64 * 1024
 MAX_DISCARD_BYTES: Final = 256 * 1024  # of a body nobody wants, to keep the connection usable
 HEAD_TIMEOUT_S: Final = 30.0
+BODY_TIMEOUT_S: Final = 60.0  # between two reads of a body: who sends so slowly blocks a slot
 LINGER_S: Final = 2.0
 # Load balancers keep idle connections for up to 600 s; the side that closes first must be theirs.
 IDLE_CLIENT_S: Final = 620.0
@@ -278,6 +279,7 @@ class Client(asyncio.BufferedProtocol):
             self._chunks = Chunks() if head.chunked else None
             self._left = head.length
             self.body_done = False
+            self._since_s = monotonic()
             try:
                 self._out = head.forward + self._body_of(data, end)
             except WireError as error:
@@ -370,8 +372,9 @@ class Client(asyncio.BufferedProtocol):
             self.cut()  # the replica has half a request; neither side can be told any other way
             return
         if part and self._upstream is not None:
+            self._since_s = monotonic()
             self._out = b""  # what has gone is not kept, so this request can go only once
-            self._upstream.transport.write(part)
+            self._upstream.send_more(part)
 
     def _discard(self, data: bytes) -> None:
         try:
@@ -501,6 +504,7 @@ class Client(asyncio.BufferedProtocol):
         if not upstream.reused:
             self._out = b""  # only a reused connection gives cause for a second try
         if not self.body_done:
+            self._since_s = monotonic()
             if self.head.expects and len(out) == len(self.head.forward):
                 self.transport.write(CONTINUE)
             if not upstream.writing_paused:
@@ -554,7 +558,7 @@ class Client(asyncio.BufferedProtocol):
         self._broken()
         self._refuse(502, f"{self._desk.route.service}: {why}")
 
-    def upstream_lost(self, upstream: Upstream, *, reset: bool) -> None:
+    def upstream_lost(self, upstream: Upstream, *, untouched: bool) -> None:
         """The connection to the replica ended before the answer did."""
         self._upstream = None
         if self._state is _RAW:
@@ -568,7 +572,7 @@ class Client(asyncio.BufferedProtocol):
                 self.transport.close()
             else:
                 self.transport.abort()
-        elif self._out and upstream.reused and (reset or self.head.method in _IDEMPOTENT):
+        elif self._out and upstream.reused and (untouched or self.head.method in _IDEMPOTENT):
             if self._ticket is None and self._memo_quiet is not None:
                 self._request_quietly(self._memo_quiet)
             else:
@@ -706,5 +710,10 @@ class Client(asyncio.BufferedProtocol):
                 self._reject(408, f"no whole head came within {HEAD_TIMEOUT_S:g} s")
             elif now_s - self._since_s > IDLE_CLIENT_S:
                 self.transport.close()
-        elif self._state is _LINGER and now_s - self._since_s > LINGER_S:
-            self.transport.abort()
+        elif self._state is _LINGER:
+            if now_s - self._since_s > LINGER_S:
+                self.transport.abort()
+        elif self._state is _SENT or self._state is _DISCARD:
+            late = now_s - self._since_s > BODY_TIMEOUT_S
+            if late and not self.body_done and not self._reading_paused:
+                self.cut()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from enum import Enum
 from time import monotonic
@@ -32,7 +33,9 @@ CONNECT_TIMEOUT_S: Final = 3.0
 # Servers close idle connections; the shortest common patience is 5 s (uvicorn). A request sent just
 # then is lost, so a connection that was idle for longer than this is not used any more.
 IDLE_S: Final = 4.0
-_TCP_CLOSE: Final = 7  # tcp(7), TCP_INFO: the first byte is the state; this one follows on a reset
+# Where struct tcp_info (linux/tcp.h) has tcpi_bytes_acked: all that the peer's kernel has taken in,
+# and one for the opening of the connection.
+_BYTES_ACKED: Final = 120
 
 
 class _Awaits(Enum):
@@ -55,13 +58,15 @@ class Upstream(asyncio.Protocol):
     __slots__ = (
         "_awaits",
         "_chunks",
-        "_ended_by_reset",
         "_inside",
         "_keep",
         "_left",
         "_memo",
         "_partial",
         "_reading_paused",
+        "_request_at_bytes",
+        "_untouched",
+        "_written_bytes",
         "begun",
         "client",
         "idle_since_s",
@@ -87,7 +92,9 @@ class Upstream(asyncio.Protocol):
         self._inside: list[bytes] | None = None  # payload of chunks, for a client that knows none
         self._memo: ResponseHead | None = None
         self._partial = b""
-        self._ended_by_reset = False
+        self._untouched = False
+        self._written_bytes = 0  # since the connection began
+        self._request_at_bytes = 0  # of these, how many were for earlier requests
         self._reading_paused = False
 
     @property
@@ -101,7 +108,14 @@ class Upstream(asyncio.Protocol):
         """Begin an exchange: `out` is the request's head and what there is of its body."""
         self.client = client
         self.begun = False
+        self._request_at_bytes = self._written_bytes
+        self._written_bytes += len(out)
         self.transport.write(out)
+
+    def send_more(self, part: bytes) -> None:
+        """Further body of the present request."""
+        self._written_bytes += len(part)
+        self.transport.write(part)
 
     def splice(self, client: Client, out: bytes) -> None:
         """From now on pass bytes both ways without looking at them."""
@@ -174,18 +188,21 @@ class Upstream(asyncio.Protocol):
         if client is not None and self._awaits is _CLOSE:
             self._finish(False)
         elif client is not None:
+            # The peer's last segment acknowledges all that had come in when it closed. What it has
+            # not acknowledged met a closed socket, and no process has read it.
             info: bytes = self.transport.get_extra_info("socket").getsockopt(
-                socket.IPPROTO_TCP, socket.TCP_INFO, 8
+                socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8
             )
-            self._ended_by_reset = info[0] == _TCP_CLOSE
+            if len(info) == _BYTES_ACKED + 8:
+                acked = int.from_bytes(info[_BYTES_ACKED:], sys.byteorder) - 1
+                self._untouched = acked <= self._request_at_bytes
         return False  # the transport closes itself
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.pool.forget(self)
         client, self.client = self.client, None
         if client is not None:
-            reset = self._ended_by_reset or isinstance(exc, ConnectionResetError)
-            client.upstream_lost(self, reset=reset)
+            client.upstream_lost(self, untouched=self._untouched)
 
     def pause_writing(self) -> None:
         self.writing_paused = True
@@ -369,6 +386,9 @@ class Pool:
                 )
         except (OSError, TimeoutError) as error:
             client.unreachable(attempt, str(error) or "no answer to a connection attempt")
+            return
+        if upstream.transport.is_closing():  # it was accepted and closed before anything was sent
+            client.unreachable(attempt, "it closed the connection at once")
             return
         self._reached(self.endpoint)
         if not client.connected(attempt, upstream):

@@ -245,6 +245,7 @@ class ActivatorHub:
         return process
 
     def _hear(self, process: _Process, report: Report) -> None:
+        first = process.heard_at_s is None
         process.heard_at_s = self._now_s()
         process.acknowledged = report.version
         for demand in report.demand:
@@ -254,7 +255,7 @@ class ActivatorHub:
             process.demand[demand.service] = demand
         process.waits_s = report.waits_s
         process.listening = {each.service: each for each in report.listening}
-        self._deal({d.service for d in report.demand})
+        self._deal(self._routes if first else {d.service for d in report.demand})
         self._send_all()
         for service in report.waking:
             if service in self._routes:
@@ -348,6 +349,7 @@ class ActivatorHub:
         }
         live = {(r.service, e.id) for r in self._routes.values() for e in r.endpoints}
         process.granted = {slot: n for slot, n in process.granted.items() if slot in live}
+        process.taken = {slot: n for slot, n in process.taken.items() if slot in live}
         writer.write(encode_routes(process.version, table.values()))
 
     def _for(self, process: _Process, route: Route) -> Route:

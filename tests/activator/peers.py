@@ -56,7 +56,8 @@ class Line:
         self.writer = writer
 
     def send(self, data: bytes) -> None:
-        self.writer.write(data)
+        if not self._transport.is_closing():
+            self.writer.write(data)
 
     async def head(self) -> Message:
         async with asyncio.timeout(PATIENCE_S):

@@ -3,6 +3,7 @@
 
 import asyncio
 import socket
+from time import monotonic
 
 import orjson
 import pytest
@@ -264,7 +265,7 @@ async def test_an_idempotent_request_on_a_connection_that_had_ended_is_sent_agai
 async def test_a_request_that_meets_a_closed_idle_connection_is_sent_again(
     front: Front, peers: Peers
 ) -> None:
-    """The replica closed while we wrote: its kernel answers with a reset, so nobody read it."""
+    """The replica closed while we wrote: its kernel took nothing in, so nobody has read it."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
@@ -285,6 +286,23 @@ async def test_a_request_that_meets_a_closed_idle_connection_is_sent_again(
         await loop.sock_sendall(second, ok(b"2"))
         assert (await client.message()).body == b"2"
         second.close()
+
+
+async def test_a_request_that_was_taken_in_is_not_sent_again_after_a_reset(
+    front: Front, peers: Peers
+) -> None:
+    async def reset_second(request: Message, line: Line) -> None:
+        if request.body == b"die":
+            line.reset()
+        line.send(ok())
+
+    replica = await peers.replica(reset_second)
+    front.follow(replica.endpoint())
+    client = await peers.client(front, post(b"live"))
+    await client.message()
+    client.send(post(b"die"))
+    assert (await client.message()).status == 502
+    assert len(replica.requests) == 2
 
 
 async def test_after_the_first_byte_of_an_answer_the_client_is_cut_off_not_answered_again(
@@ -438,6 +456,56 @@ async def test_beyond_the_bound_on_connections_a_client_is_told_so(
 
 
 # Slow ones
+
+
+async def test_a_head_that_does_not_get_finished_is_given_up(front: Front, peers: Peers) -> None:
+    client = await peers.client(front, b"GET / HTTP/1.1\r\nHost")
+    await until(lambda: any(c._buffer for c in front.desk.clients))
+    front.desk.tick(monotonic() + proxy.HEAD_TIMEOUT_S - 1)
+    front.desk.tick(monotonic() + proxy.HEAD_TIMEOUT_S + 1)
+    assert (await client.message()).status == 408
+    await client.closed()
+
+
+async def test_a_body_that_does_not_get_finished_frees_its_slot(front: Front, peers: Peers) -> None:
+    replica = await peers.replica()
+    front.follow(replica.endpoint(1))
+    client = await peers.client(front, b"POST / HTTP/1.1\r\nHost: m\r\nContent-Length: 9\r\n\r\nx")
+    await until(lambda: replica.requests)
+    front.desk.tick(monotonic() + proxy.BODY_TIMEOUT_S - 1)
+    await front.flies(1)
+    front.desk.tick(monotonic() + proxy.BODY_TIMEOUT_S + 1)
+    await client.closed()
+    await front.flies(0)
+    assert front.demand().cancelled_total == 1
+
+
+async def test_a_client_that_asks_nothing_for_long_is_let_go(front: Front, peers: Peers) -> None:
+    client = await peers.client(front, get("/health"))
+    await client.message()
+    front.desk.tick(monotonic() + proxy.IDLE_CLIENT_S - 1)
+    client.send(get("/health"))
+    assert (await client.message()).status == 200
+    front.desk.tick(monotonic() + proxy.IDLE_CLIENT_S + 1)
+    await client.closed()
+
+
+async def test_a_refused_client_that_does_not_close_is_closed(front: Front, peers: Peers) -> None:
+    client = await peers.client(front, b"nonsense\r\n\r\n")
+    assert (await client.message()).status == 400
+    front.desk.tick(monotonic() + proxy.LINGER_S + 1)
+    await until(lambda: not front.desk.clients)
+
+
+async def test_connections_to_replicas_that_were_idle_for_long_are_closed(
+    front: Front, peers: Peers
+) -> None:
+    replica = await peers.replica()
+    front.follow(replica.endpoint())
+    client = await peers.client(front, get())
+    await client.message()
+    front.desk.tick(monotonic() + 60)
+    await until(lambda: replica.ended == 1)
 
 
 async def test_a_client_that_reads_slowly_slows_the_replica_down(
