@@ -35,6 +35,7 @@ from autoscaler.activator.wire import (
     H2_PREFACE,
     HEAD_END,
     MAX_HEAD_BYTES,
+    UNSENT_BYTES,
     Chunks,
     RequestHead,
     WireError,
@@ -161,6 +162,7 @@ class Client(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self.transport.set_write_buffer_limits(*UNSENT_BYTES)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]).encode("ascii") if peer else b"unknown"
         self._since_s = monotonic()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from autoscaler.activator.wire import (
     HEAD_END,
     MAX_HEAD_BYTES,
+    UNSENT_BYTES,
     Chunks,
     ResponseHead,
     WireError,
@@ -145,6 +146,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self.transport.set_write_buffer_limits(*UNSENT_BYTES)
         self.pool.connections.add(self)
 
     def data_received(self, data: bytes) -> None:

@@ -14,6 +14,9 @@ from typing import Final
 import httptools
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+# What may wait to be written to one side before the other is no longer read, and how little of it
+# must be left until it is read again: enough that the writing side never runs dry in between.
+UNSENT_BYTES: Final = (256 * 1024, 64 * 1024)
 MAX_CHUNK_LINE_BYTES: Final = 4096  # size and extensions of one chunk; real ones have 3 to 8 bytes
 MAX_TRAILER_BYTES: Final = 64 * 1024
 HEAD_END: Final = b"\r\n\r\n"

@@ -172,6 +172,7 @@ class ActivatorHub:
 
         What it said of its requests before it follows a later table proves nothing about them.
         """
+        self._bury()  # a process that has ended sends nothing any more
         slot = (service, endpoint)
         everyone = (*self._processes.values(), *self._gone.values())
         return any(p.open_in.get(slot, -1) >= p.acknowledged for p in everyone)
