@@ -8,7 +8,7 @@ Only here is decided what a client is told. The way of a request:
 
 The common case (a whole small request in one read, a free seat, a pooled connection) makes no task,
 no future and no timer, and one write to each side. A head that equals the connection's previous one
-to the byte is not parsed again.
+to the byte, or but for values that nothing here depends on, is not parsed again.
 
 What is tried a second time: a request whose connection was refused, always, since nobody saw it;
 one that was sent on a reused connection that turned out closed before a byte of the answer, if
@@ -40,6 +40,7 @@ from autoscaler.activator.wire import (
     RequestHead,
     WireError,
     parse_request,
+    request_like,
 )
 
 if TYPE_CHECKING:
@@ -255,14 +256,17 @@ class Client(asyncio.BufferedProtocol):
             self._memo_bytes = MAX_HELD_BODY_BYTES
             self._request(_H2_HEAD, data, end)
             return
-        try:
-            head = parse_request(data[:end], client=self._address)
-        except WireError as error:
-            self._reject(error.status, error.why)
-            return
+        raw = data[:end]
+        head = None if self._memo is None else request_like(self._memo, raw)
+        if head is None:
+            try:
+                head = parse_request(raw, client=self._address)
+            except WireError as error:
+                self._reject(error.status, error.why)
+                return
+            self._memo_quiet = None if head.upgrades else quiet(head.method, head.path)
+            self._memo_plain = head.keep_alive and not head.version_10 and head.method != "HEAD"
         self._memo = head
-        self._memo_quiet = None if head.upgrades else quiet(head.method, head.path)
-        self._memo_plain = head.keep_alive and not head.version_10 and head.method != "HEAD"
         self._memo_bytes = len(head.forward) + (
             MAX_HELD_BODY_BYTES if head.chunked else min(head.length, MAX_HELD_BODY_BYTES)
         )

@@ -24,6 +24,7 @@ from autoscaler.activator.wire import (
     ResponseHead,
     WireError,
     parse_response,
+    response_like,
     without_chunking,
 )
 
@@ -229,11 +230,14 @@ class Upstream(asyncio.Protocol):
                     self._give_up(client, "the replica's answer has too large a head")
                 self._partial = data
                 return
-            try:
-                head = parse_response(data[:end])
-            except WireError as error:
-                self._give_up(client, error.why)
-                return
+            raw = data[:end]
+            head = None if self._memo is None else response_like(self._memo, raw)
+            if head is None:
+                try:
+                    head = parse_response(raw)
+                except WireError as error:
+                    self._give_up(client, error.why)
+                    return
             if head.status >= 200:
                 break
             if head.switches:

@@ -49,6 +49,9 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)", re.IGNORECASE)
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _TRAILER_LINE: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\x00]*)?\r\n")
 
+# What a value may hold so that no reader can take it for more than one: no control character.
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
 Header = tuple[bytes, bytes]
 
 
@@ -59,6 +62,49 @@ class WireError(Exception):
         super().__init__(why)
         self.status = status
         self.why = why
+
+
+class Mould:
+    """The lines of a head that was parsed, to know another of the same shape without parsing it.
+
+    Clients and replicas say nearly the same head again and again: another request id, another date,
+    another length. A line that is the same to the byte means the same. Where one differs, only its
+    value may, only in a header that nothing here depends on, and only in bytes that llhttp takes
+    in a value: so what fits would be parsed to the same head with that value in it.
+    """
+
+    __slots__ = ("_digits", "_length_at", "_lines", "_names")
+
+    def __init__(self, raw: bytes, special: frozenset[bytes]) -> None:
+        self._lines = raw.split(b"\r\n")
+        self._names: list[bytes] = []  # with their colons; empty: the line must be the same
+        self._length_at = -1
+        self._digits = b""
+        for at, line in enumerate(self._lines):
+            name, colon, value = line.partition(b":")
+            lower = name.lower()
+            self._names.append(name + colon if at and colon and lower not in special else b"")
+            if lower == b"content-length":
+                self._length_at, self._digits = at, value.strip()
+
+    def length_digits(self, raw: bytes) -> bytes | None:
+        """The digits of Content-Length, empty if there is none; None: `raw` has another shape."""
+        lines = raw.split(b"\r\n")
+        if len(lines) != len(self._lines):
+            return None
+        found = self._digits
+        for at, (line, known) in enumerate(zip(lines, self._lines, strict=True)):
+            if line == known:
+                continue
+            if at == self._length_at:
+                name, _, found = line.partition(b": ")
+                if not known.startswith(name + b": ") or not found.isdigit() or len(found) > 18:
+                    return None
+            else:
+                name = self._names[at]
+                if not name or not line.startswith(name) or not _VALUE.fullmatch(line, len(name)):
+                    return None
+        return found
 
 
 class RequestHead:
@@ -75,8 +121,10 @@ class RequestHead:
         "keep_alive",
         "length",
         "method",
+        "mould",
         "path",
         "raw",
+        "tail",
         "upgrades",
         "version_10",
     )
@@ -91,6 +139,8 @@ class RequestHead:
     expects: bool
     upgrades: bool
     version_10: bool
+    tail: bytes | None  # `forward` is `raw` with this for its last line; None: it was written anew
+    mould: Mould | None
 
 
 class ResponseHead:
@@ -106,6 +156,7 @@ class ResponseHead:
         "keep_alive",
         "keep_alive_s",
         "length",
+        "mould",
         "raw",
         "status",
         "switches",
@@ -119,6 +170,7 @@ class ResponseHead:
     keep_alive: bool
     keep_alive_s: float | None
     switches: bool
+    mould: Mould | None
 
 
 class _Seen:
@@ -215,6 +267,30 @@ def parse_request(raw: bytes, *, client: bytes) -> RequestHead:
     head.forward = _forward_request(
         head, seen.headers, special, target=target, host=host, client=client, connection=connection
     )
+    as_it_came = raw[:-2]
+    head.tail = head.forward[len(as_it_came) :] if head.forward.startswith(as_it_came) else None
+    head.mould = None
+    return head
+
+
+def request_like(known: RequestHead, raw: bytes) -> RequestHead | None:
+    """What `parse_request(raw)` gives, for the client of `known`; None if that must be asked."""
+    if known.tail is None:
+        return None
+    mould = known.mould
+    if mould is None:
+        mould = known.mould = Mould(known.raw, _SPECIAL_IN_REQUESTS)
+    digits = mould.length_digits(raw)
+    if digits is None:
+        return None
+    head = RequestHead()
+    head.raw = raw
+    head.forward = raw[:-2] + known.tail
+    head.length = int(digits) if digits else 0
+    head.method, head.path, head.chunked = known.method, known.path, known.chunked
+    head.keep_alive, head.version_10 = known.keep_alive, known.version_10
+    head.expects, head.upgrades = known.expects, known.upgrades
+    head.tail, head.mould = known.tail, mould
     return head
 
 
@@ -325,6 +401,26 @@ def parse_response(raw: bytes) -> ResponseHead:
         head.forward = raw
     else:
         head.forward = _rewrite_response(raw, seen.headers, _HOP | (connection - _NOT_HOP))
+    head.mould = None
+    return head
+
+
+def response_like(known: ResponseHead, raw: bytes) -> ResponseHead | None:
+    """What `parse_response(raw)` gives; None if that must be asked."""
+    if known.forward is not known.raw or known.switches:
+        return None
+    mould = known.mould
+    if mould is None:
+        mould = known.mould = Mould(known.raw, _SPECIAL_IN_RESPONSES)
+    digits = mould.length_digits(raw)
+    if digits is None:
+        return None
+    head = ResponseHead()
+    head.raw = head.forward = raw
+    head.length = int(digits) if digits else None
+    head.status, head.chunked, head.switches = known.status, known.chunked, False
+    head.keep_alive, head.keep_alive_s = known.keep_alive, known.keep_alive_s
+    head.mould = mould
     return head
 
 
