@@ -70,6 +70,7 @@ class ServiceMemory:
     lead_times: LeadTimes = LeadTimes()
     failed_starts: int = 0
     retry_at_s: float | None = None
+    failed_why: str = ""  # what the replicas said of the last start that failed
 
 
 def first_memory(snapshot: ServiceSnapshot, lead_times: LeadTimes) -> ServiceMemory:
@@ -109,9 +110,11 @@ def decide(
     facts = _facts(snapshot, policy, memory, lead_time_s=lead_time_s, now_s=now_s)
     rule = zero.next_state(memory.state, facts)
     count = _count(rule.count, wish, policy)
-    memory = _entered(rule.to, memory, overdue=facts.overdue, now_s=now_s)
+    failed_why = _complaints(snapshot) if facts.overdue else None
+    memory = _entered(rule.to, memory, failed_why=failed_why, now_s=now_s)
     # 5. Say it.
-    return _decision(snapshot, policy, wish, rule, count), memory
+    why = _why(rule, snapshot, memory)
+    return _decision(snapshot, policy, wish, rule, count, why=why), memory
 
 
 def signals_at(snapshot: ServiceSnapshot, memory: ServiceMemory, now_s: float) -> Signals:
@@ -257,23 +260,37 @@ def _count(awake: Awake, wish: Proposal, policy: ServicePolicy) -> int:
 
 
 def _entered(
-    state: ZeroState, memory: ServiceMemory, *, overdue: bool, now_s: float
+    state: ZeroState, memory: ServiceMemory, *, failed_why: str | None, now_s: float
 ) -> ServiceMemory:
-    """The memory after the table has spoken; a start that failed puts off the next one."""
+    """The memory after the table has spoken; a start that failed puts off the next one.
+
+    `failed_why`: None unless waking is overdue.
+    """
     if state is memory.state:
         return memory
     memory = replace(memory, state=state, state_since_s=now_s)
-    if state is ZeroState.ASLEEP and overdue:
+    if state is ZeroState.ASLEEP and failed_why is not None:
         doubled = min(memory.failed_starts, DOUBLED_MOST)
         pause_s = min(FIRST_RETRY_S * 2**doubled, LONGEST_RETRY_S)
-        return replace(memory, failed_starts=memory.failed_starts + 1, retry_at_s=now_s + pause_s)
+        return replace(
+            memory,
+            failed_starts=memory.failed_starts + 1,
+            retry_at_s=now_s + pause_s,
+            failed_why=failed_why,
+        )
     if state is ZeroState.ACTIVE:
-        return replace(memory, failed_starts=0, retry_at_s=None)
+        return replace(memory, failed_starts=0, retry_at_s=None, failed_why="")
     return memory
 
 
 def _decision(
-    snapshot: ServiceSnapshot, policy: ServicePolicy, wish: Proposal, rule: zero.Rule, count: int
+    snapshot: ServiceSnapshot,
+    policy: ServicePolicy,
+    wish: Proposal,
+    rule: zero.Rule,
+    count: int,
+    *,
+    why: str,
 ) -> Decision:
     because = wish.because
     if rule.count is Awake.NONE:
@@ -291,14 +308,18 @@ def _decision(
         current=snapshot.scale,
         replicas=snapshot.scale if halted else count,
         state=rule.to,
-        why=_why(rule, snapshot),
+        why=why,
         because=because,
         candidates=wish.candidates,
         acts=not halted,
     )
 
 
-def _why(rule: zero.Rule, snapshot: ServiceSnapshot) -> str:
-    """The rule's words, and what the replicas themselves complain of."""
-    complaints = sorted({f"{r.id}: {r.why}" for r in snapshot.replicas if r.why})
-    return "; ".join((rule.why, *complaints))
+def _why(rule: zero.Rule, snapshot: ServiceSnapshot, memory: ServiceMemory) -> str:
+    """The rule's words, and what the replicas complain of, or complained of when they failed."""
+    failed = memory.failed_why if rule.to is ZeroState.ASLEEP else ""
+    return "; ".join(filter(None, (rule.why, failed or _complaints(snapshot))))
+
+
+def _complaints(snapshot: ServiceSnapshot) -> str:
+    return "; ".join(sorted({f"{r.id}: {r.why}" for r in snapshot.replicas if r.why}))

@@ -19,7 +19,7 @@ from autoscaler.adapters.plain_http import At
 from autoscaler.core.replicas import ReplicaState
 from autoscaler.core.routes import Demand
 from autoscaler.core.signals import NoReading
-from autoscaler.errors import BadInput
+from autoscaler.errors import BadInput, GiveUp
 from tests.adapters.builders import a_local_service, a_service_id
 from tests.adapters.machine import BRISK, TOY, Machine, alive, eventually, in_group
 from tests.fakes import FakeActivators, WallClock
@@ -415,6 +415,16 @@ async def test_a_crash_loop_slows_down_and_keeps_few_logs(
     assert {"toy-6", "toy-7"} <= logs
     assert len(logs) <= 3 + 2, "beside the kept ones the last end's and the present one's"
     assert machine.view().scale == 1
+
+
+@pytest.mark.parametrize("in_the_way", ["logs", "logs.previous"])
+async def test_a_file_where_the_logs_should_be_is_named(machine: Machine, in_the_way: str) -> None:
+    """Before anything is started that could say nothing anywhere."""
+    if in_the_way != "logs":
+        machine.log_dir.mkdir()
+    machine.log_dir.with_name(in_the_way).touch()
+    with pytest.raises(GiveUp, match="remove what is in the way"):
+        await machine.up(a_local_service(*TOY))
 
 
 async def test_logs_of_the_last_run_are_kept_aside(machine: Machine) -> None:

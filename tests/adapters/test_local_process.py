@@ -73,6 +73,23 @@ async def test_an_exit_is_noticed_and_reaped(
     assert not psutil.pid_exists(child.pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to find such a process")
+async def test_what_a_process_leaves_in_a_session_of_its_own_ends_with_it(
+    tmp_path: Path, guard: Guard
+) -> None:
+    """It may hold the GPU; and it takes nothing along that another process has left."""
+    left = tmp_path / "left"
+    script = f"setsid sh -c 'echo $$ > {left}.part; mv {left}.part {left}; exec sleep 600' & {{}}"
+    other = ChildProcess(a_launch(tmp_path, "setsid sleep 600 & exec sleep 600"), guard=guard)
+    wait = f"while ! [ -e {left} ]; do sleep 0.02; done; exit 3"
+    child = ChildProcess(a_launch(tmp_path, script.format(wait)), guard=guard)
+    await child.exit
+    await eventually(lambda: not alive(int(left.read_text())), what="what was left is gone")
+    assert alive(other.pid)
+    assert not other.ended
+    await other.stop(grace_s=5.0)
+
+
 async def test_stopping_what_has_ended_does_nothing(tmp_path: Path, guard: Guard) -> None:
     """Its number may be another's by then."""
     child = ChildProcess(a_launch(tmp_path, "exit 0"), guard=guard)

@@ -9,6 +9,7 @@ import pytest
 from autoscaler.core.decide import decide, first_memory
 from autoscaler.core.lead_time import LeadTimes
 from autoscaler.core.policy import RateRule
+from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.signals import Measure, NoReading, Reading, reading
 from autoscaler.core.zero import ZeroState
 from tests.builders import a_memory, a_policy, a_reading, a_snapshot
@@ -109,3 +110,27 @@ def test_a_replica_that_may_be_at_work_is_no_start_that_failed(
         snapshot = a_snapshot(at_s=at_s, scale=1, ready=0, measures=measures)
         decision, memory = decide(snapshot, policy, memory, at_s)
         assert decision.replicas == 1
+
+
+def test_why_a_start_failed_is_told_until_the_next_succeeds() -> None:
+    """The replica that said it is gone by then; who waits at the door still wants to know."""
+    policy = a_policy(cold_start_timeout_s=10.0)
+    memory = replace(a_memory(), state=ZeroState.WAKING, state_since_s=0.0)
+    broken = replace(
+        a_snapshot(at_s=20.0, scale=1, ready=0, measures=quiet()),
+        replicas=(Replica("iris-3", ReplicaState.FAILED, 0.0, why="exit code 1: no CUDA"),),
+    )
+    decision, memory = decide(broken, policy, memory, 20.0)
+    assert "no CUDA" in decision.why
+    held = quiet() | {Measure.HELD: a_reading(1.0)}
+    for at_s in (21.0, 40.0):
+        snapshot = a_snapshot(at_s=at_s, scale=0, measures=held)
+        decision, memory = decide(snapshot, policy, memory, at_s)
+        assert decision.state is ZeroState.ASLEEP
+        assert "the last start failed" in decision.why
+        assert "iris-3: exit code 1: no CUDA" in decision.why
+    for at_s in (51.0, 52.0, 53.0):
+        snapshot = a_snapshot(at_s=at_s, scale=1, measures=held)
+        decision, memory = decide(snapshot, policy, memory, at_s)
+    assert decision.state is ZeroState.ACTIVE
+    assert memory.failed_why == ""

@@ -6,6 +6,7 @@ that it listens; every change of a replica is a new route table.
 """
 
 import asyncio
+import errno
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -323,7 +324,8 @@ def _set_aside(log_dir: Path) -> None:
         if log_dir.is_dir():
             shutil.rmtree(previous, ignore_errors=True)
             log_dir.rename(previous)
-        log_dir.mkdir(parents=True, exist_ok=True)
+        elif log_dir.exists():
+            raise NotADirectoryError(errno.ENOTDIR, f"{log_dir.name} is not a folder")
     except OSError as error:
         raise GiveUp(
             f"cannot keep logs in {log_dir}, with those of the last run in {previous.name}: "

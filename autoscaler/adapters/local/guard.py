@@ -120,9 +120,9 @@ def groups_left(lines: Iterable[str]) -> tuple[set[int], bool]:
     return left, False
 
 
-def marked(mark: str) -> list[int]:
+def marked(mark: str, *, name: str = MARK) -> list[int]:
     """The processes with `mark` in the environment they were started with; Linux only."""
-    wanted = f"{MARK}={mark}".encode()
+    wanted = f"{name}={mark}".encode()
     found = []
     for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
         if name.isdigit():

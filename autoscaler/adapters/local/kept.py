@@ -64,7 +64,7 @@ class KeptProcess:
             failures = 1 if lasted else failures + 1
             pace = self._site.pace
             pause_s = back_off_s(
-                failures, first_s=pace.back_off_first_s, most_s=pace.back_off_most_s
+                failures, first_s=pace.kept_back_off_first_s, most_s=pace.kept_back_off_most_s
             )
             log.warning("a process ended", name=self.name, why=self.why, next_start_s=pause_s)
             await self._wait(pause_s)

@@ -2,12 +2,14 @@
 """One child process in a group of its own: started, signalled and reaped here and nowhere else.
 
 The group is signalled as a whole. When its leader ends, what is left of the group is killed before
-the leader is reaped, so a group's number is never signalled after it could belong to another.
+the leader is reaped, so a group's number is never signalled after it could belong to another. What
+left the group for a session of its own is found by its environment, and killed then too.
 """
 
 import asyncio
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -18,12 +20,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoscaler.adapters.local.guard import MARK, Guard
+from autoscaler.adapters.local.guard import MARK, Guard, marked
 from autoscaler.errors import GiveUp
 
 LOG_MAX_BYTES = 8 * 1024 * 1024
 LOG_KEPT_BYTES = 1024 * 1024  # of a log that grew past the bound; they move to `NAME.log.1`
 LAST_WORDS_MAX = 200  # characters of a log's last line that a reason quotes
+FAMILY = "TIDEGATE_PROCESS"  # in the environment of a child and of all that it starts
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 POLL_S = 0.05  # how often an exit is looked for where the kernel has no pidfd
 
@@ -69,7 +72,8 @@ class ChildProcess:
         guard.ensure()
         self.log = launch.log
         self._guard = guard
-        self._popen = _spawn(launch, mark=guard.mark)
+        self._family = secrets.token_hex(8)
+        self._popen = _spawn(launch, marks={MARK: guard.mark, FAMILY: self._family})
         self.pid = self._popen.pid
         guard.watch(self.pid)
         loop = asyncio.get_running_loop()
@@ -129,9 +133,17 @@ class ChildProcess:
         status = self._popen.wait()
         if not self.exit.done():
             self.exit.set_result(exit_of(status))
+        asyncio.get_running_loop().run_in_executor(None, _kill_family, self._family)
 
 
-def _spawn(launch: Launch, *, mark: str) -> "subprocess.Popen[bytes]":
+def _kill_family(family: str) -> None:
+    """Kill what a child that has ended left running; on a thread, as it looks at every process."""
+    for pid in marked(family, name=FAMILY):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _spawn(launch: Launch, *, marks: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     what = f"cannot start {launch.command[0]!r}"
     try:
         launch.log.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +156,7 @@ def _spawn(launch: Launch, *, mark: str) -> "subprocess.Popen[bytes]":
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **launch.env, MARK: mark},
+            env={**os.environ, **launch.env, **marks},
             cwd=launch.cwd,
             start_new_session=True,
         )

@@ -57,6 +57,9 @@ class Pace:
     silent_after: int = 3  # probes in a row
     back_off_first_s: float = 1.0
     back_off_most_s: float = 60.0
+    # While an activator is down nobody listens for its services' clients.
+    kept_back_off_first_s: float = 0.05
+    kept_back_off_most_s: float = 5.0
     drain_look_s: float = 0.05
     # No request in flight for this long: also one sent just before the route changed has arrived.
     drain_quiet_s: float = 0.3
