@@ -12,7 +12,7 @@ from typing import TypeVar
 import psutil
 
 from autoscaler.adapters.local.cluster import LocalCluster
-from autoscaler.adapters.local.replicas import LocalService, Pace, Site
+from autoscaler.adapters.local.replicas import LocalService, Site, Timings
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.routes import Endpoint
 from autoscaler.core.signals import ServiceId
@@ -21,7 +21,7 @@ from tests.adapters.builders import a_service_id
 from tests.fakes import FakeActivators, WallClock
 
 TOY = (sys.executable, "-I", "-S", str(Path(__file__).with_name("toy_worker.py")))
-BRISK = Pace(
+BRISK = Timings(
     probe_starting_s=0.03,
     probe_ready_s=0.05,
     probe_timeout_s=0.5,
@@ -67,16 +67,16 @@ def in_group(group: int) -> list[int]:
 class Machine:
     """A `LocalCluster` with what it needs, and short questions to it."""
 
-    def __init__(self, state_dir: Path, *, pace: Pace = BRISK) -> None:
+    def __init__(self, state_dir: Path, *, timings: Timings = BRISK) -> None:
         self.state_dir = state_dir
         self.log_dir = state_dir / "logs"
         self.activators = FakeActivators()
         self.changes: list[ServiceId] = []
-        self.pace = pace
+        self.timings = timings
         self._cluster: LocalCluster | None = None
 
     async def up(self, *services: LocalService) -> LocalCluster:
-        site = Site(clock=WallClock(), log_dir=self.log_dir, pace=self.pace)
+        site = Site(clock=WallClock(), log_dir=self.log_dir, timings=self.timings)
         self._cluster = LocalCluster(
             services, site=site, activators=self.activators, on_change=self.changes.append
         )

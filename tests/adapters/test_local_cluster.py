@@ -436,7 +436,7 @@ async def test_logs_of_the_last_run_are_kept_aside(machine: Machine) -> None:
         await cluster.close()
     kept = machine.state_dir / "logs.previous" / "toy" / "toy-1.log"
     assert kept.read_text() == "last"
-    assert list(machine.log_dir.iterdir()) == [], "the present run has logs of its own"
+    assert not machine.log_dir.exists()
 
 
 async def test_metrics_are_asked_of_replicas_that_may_hold_a_queue(
@@ -480,7 +480,7 @@ async def test_a_change_is_told_when_its_route_is_published(machine: Machine) ->
     routes_seen: list[int] = []
     cluster = LocalCluster(
         [a_local_service(*TOY)],
-        site=Site(clock=WallClock(), log_dir=machine.log_dir, pace=BRISK),
+        site=Site(clock=WallClock(), log_dir=machine.log_dir, timings=BRISK),
         activators=machine.activators,
         on_change=lambda service: routes_seen.append(len(machine.endpoints())),
     )

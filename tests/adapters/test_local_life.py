@@ -14,7 +14,7 @@ from autoscaler.adapters.local.life import (
     start_again,
     step,
 )
-from autoscaler.adapters.local.replicas import Pace, next_look_s
+from autoscaler.adapters.local.replicas import Timings, next_look_s
 from autoscaler.core.replicas import Replica, ReplicaState
 
 STARTING, READY = ReplicaState.STARTING, ReplicaState.READY
@@ -95,7 +95,9 @@ def test_the_pause_doubles_up_to_its_bound() -> None:
 
 def test_a_start_is_noticed_at_most_a_twentieth_late() -> None:
     """Short starts are probed often, long ones at most every fifth of a second."""
-    looks = [next_look_s(starting_for_s, pace=Pace()) for starting_for_s in (0.0, 1.0, 4.0, 600.0)]
+    looks = [
+        next_look_s(starting_for_s, timings=Timings()) for starting_for_s in (0.0, 1.0, 4.0, 600.0)
+    ]
     assert looks == [0.02, 0.05, 0.2, 0.2]
 
 

@@ -181,7 +181,7 @@ def test_no_port_is_given_twice_in_a_row() -> None:
 
 async def test_a_kept_process_is_started_again_until_it_is_stopped(tmp_path: Path) -> None:
     """It says how it ended, and ends for good when told to."""
-    site = Site(clock=WallClock(), log_dir=tmp_path, pace=BRISK)
+    site = Site(clock=WallClock(), log_dir=tmp_path, timings=BRISK)
     kept = KeptProcess("activator", ("sh", "-c", "echo ready; exec sleep 600"), site=site)
     kept.start()
     first = await eventually(lambda: kept.pid, what="it runs")
@@ -198,7 +198,7 @@ async def test_a_kept_process_is_started_again_until_it_is_stopped(tmp_path: Pat
 
 async def test_a_kept_process_that_cannot_start_says_so_and_is_tried_again(tmp_path: Path) -> None:
     """It may work later, after a person mended it."""
-    site = Site(clock=WallClock(), log_dir=tmp_path, pace=BRISK)
+    site = Site(clock=WallClock(), log_dir=tmp_path, timings=BRISK)
     kept = KeptProcess("activator", ("no-such-activator",), site=site)
     kept.start()
     await eventually(lambda: kept.starts >= 3, what="it is tried again")

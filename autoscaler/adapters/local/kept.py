@@ -62,9 +62,9 @@ class KeptProcess:
                 return
             lasted = self._site.clock.now_s() - began_s >= PROVEN_AFTER_S
             failures = 1 if lasted else failures + 1
-            pace = self._site.pace
+            timings = self._site.timings
             pause_s = back_off_s(
-                failures, first_s=pace.kept_back_off_first_s, most_s=pace.kept_back_off_most_s
+                failures, first_s=timings.kept_back_off_first_s, most_s=timings.kept_back_off_most_s
             )
             log.warning("a process ended", name=self.name, why=self.why, next_start_s=pause_s)
             await self._wait(pause_s)
@@ -80,7 +80,7 @@ class KeptProcess:
         try:
             while not child.ended:
                 self._site.tend(child)
-                await asyncio.wait({child.exit}, timeout=self._site.pace.probe_ready_s)
+                await asyncio.wait({child.exit}, timeout=self._site.timings.probe_ready_s)
         finally:  # also when this task is cancelled: nothing may be left running
             child.kill()
         self.why = f"{child.exit.result()}: {last_words(child.log) or 'it said nothing'}"

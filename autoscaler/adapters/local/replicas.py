@@ -47,7 +47,7 @@ class LocalService:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Timings:
     """How often replicas are looked at, and how long one waits for them; seconds."""
 
     probe_first_s: float = 0.02
@@ -71,7 +71,7 @@ class Site:
 
     clock: Clock
     log_dir: Path
-    pace: Pace = Pace()
+    timings: Timings = Timings()
     guard: Guard = field(default_factory=Guard)
     ports: FreePorts = field(default_factory=FreePorts)
 
@@ -210,9 +210,9 @@ class LocalReplica:
         if child.ended or self._dismissed:
             return
         self._misses = 0 if miss is None else self._misses + 1
-        pace = self._site.pace
+        timings = self._site.timings
         if self._life.state is ReplicaState.READY:
-            if self._misses >= pace.silent_after:
+            if self._misses >= timings.silent_after:
                 self._step(Event.SILENT, f"{self._misses} readiness probes in a row failed: {miss}")
         elif miss is None:
             self._step(Event.ANSWERED)
@@ -224,7 +224,7 @@ class LocalReplica:
         self._site.tend(child)
         ready = self._life.state is ReplicaState.READY
         await self._rest(
-            pace.probe_ready_s if ready else next_look_s(self._in_state_for_s(), pace=pace)
+            timings.probe_ready_s if ready else next_look_s(self._in_state_for_s(), timings=timings)
         )
 
     def _idle(self) -> bool:
@@ -239,7 +239,7 @@ class LocalReplica:
     async def _probe(self) -> str | None:
         """None when ready, else why not."""
         at = At(REPLICA_HOST, self._port, self._spec.ready_path)
-        timeout_s = self._site.pace.probe_timeout_s
+        timeout_s = self._site.timings.probe_timeout_s
         answer = await get(at, timeout_s=timeout_s, max_bytes=PROBE_MAX_BYTES)
         if isinstance(answer, NoAnswer):
             return f"{at} {answer.why}"
@@ -254,7 +254,7 @@ class LocalReplica:
             await child.stop(grace_s=self._spec.stop_grace_s)
 
     async def _last_requests(self, child: ChildProcess) -> None:
-        pace = self._site.pace
+        timings = self._site.timings
         ends_s = self._site.clock.now_s() + self._spec.drain_grace_s
         quiet_since_s = None
         while self._dismissed and not child.ended and not self._stopping:
@@ -263,17 +263,17 @@ class LocalReplica:
                 quiet_since_s = None
             elif quiet_since_s is None:
                 quiet_since_s = now_s
-            elif now_s - quiet_since_s >= pace.drain_quiet_s:
+            elif now_s - quiet_since_s >= timings.drain_quiet_s:
                 return
             if now_s >= ends_s:
                 return
-            await self._rest(pace.drain_look_s)
+            await self._rest(timings.drain_look_s)
 
     async def _wanted_again(self) -> bool:
         """Wait out the pause after a failure; false as soon as it is dismissed."""
-        pace = self._site.pace
+        timings = self._site.timings
         pause_s = back_off_s(
-            self._life.failures, first_s=pace.back_off_first_s, most_s=pace.back_off_most_s
+            self._life.failures, first_s=timings.back_off_first_s, most_s=timings.back_off_most_s
         )
         ends_s = self._site.clock.now_s() + pause_s
         while not self._dismissed and (left_s := ends_s - self._site.clock.now_s()) > 0:
@@ -296,12 +296,12 @@ class LocalReplica:
         self._owner.changed()
 
 
-def next_look_s(starting_for_s: float, *, pace: Pace) -> float:
+def next_look_s(starting_for_s: float, *, timings: Timings) -> float:
     """When to probe a starting replica again: a twentieth of the time it took so far.
 
     No start is noticed more than 5 % late, and one that takes minutes is not probed all the time.
     """
-    return min(max(starting_for_s / 20, pace.probe_first_s), pace.probe_starting_s)
+    return min(max(starting_for_s / 20, timings.probe_first_s), timings.probe_starting_s)
 
 
 def _in_its_own_words(child: ChildProcess) -> str:
