@@ -134,7 +134,7 @@ def test_a_run_that_is_broken_off_leaves_no_process_behind(
 @contextmanager
 def broken_off_later() -> Iterator[subprocess.Popen[bytes]]:
     """A long run that ends with the block at the latest."""
-    arguments = ["activator", "--only", "small_json", "--duration", "60"]
+    arguments = ["activator", "--only", "small_json", "--duration", "10", "--rounds", "1"]
     with tempfile.TemporaryDirectory() as folder:  # a killed run cannot clear up what it wrote
         running = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "autoscaler.bench.cli", *arguments],
