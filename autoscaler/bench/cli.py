@@ -24,7 +24,12 @@ MOST_ROUNDS = 100
 _PIPED_WIDTH = 110
 _TERMINATED = 128 + signal.SIGTERM
 
-app = typer.Typer(help="Measure Tidegate beside its rivals, on this machine.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure Tidegate beside its rivals, on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()
