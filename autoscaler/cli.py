@@ -68,7 +68,13 @@ def _run(arguments: list[str]) -> int:
     except TyperException as wrong:
         context = getattr(wrong, "ctx", None)
         verb = context.command_path if context else "tidegate"
-        _complain(f"{wrong.format_message()} (see: {verb} --help)")
+        words = wrong.format_message()
+        if (
+            context and words == context.get_help()
+        ):  # a verb is missing: typer answers with its help
+            typer.echo(words, err=True)
+        else:
+            _complain(f"{words} (see: {verb} --help)")
         return wrong.exit_code
     except BadInput as wrong:
         for problem in wrong.problems:

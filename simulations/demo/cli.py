@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from simulations.demo.traffic import Tally
 from simulations.demo.view import LOOKS_EVERY_S, Watch
 
 ASLEEP_WITHIN_S = 60.0
+API_PORT_AFTER = 9  # the first service's port
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -35,7 +37,12 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the synthetic trace, where none is found.")] = 0,
     port: Annotated[
-        int, typer.Option(help="The first service's port; the next ones follow if free.")
+        int,
+        typer.Option(
+            help="The first service's port; the next ones follow if free.",
+            min=1,
+            max=65535 - API_PORT_AFTER,
+        ),
     ] = 8081,
     report_file: Annotated[
         Path, typer.Option("--report", help="Where the report is written.")
@@ -53,26 +60,50 @@ def demo(
     """
     if trace is not None and not trace.is_file():
         raise BadInput(f"--trace: there is no file {trace}; name an Azure LLM trace in csv")
+    _check_report(report_file)
     console = Console(stderr=True)
     if not console.is_terminal:
         console = Console(stderr=True, width=120)  # a pipe has no width of its own to keep to
     with tempfile.TemporaryDirectory(prefix="tidegate-demo-") as folder:
-        report = asyncio.run(
-            _play(
-                Path(folder),
-                console,
-                trace=trace or traffic.recorded_trace(),
-                seed=seed,
-                first_port=port,
-                report_file=report_file,
-                hold_open=hold_open,
-            )
+        playing = _play(
+            Path(folder),
+            console,
+            trace=trace or traffic.recorded_trace(),
+            seed=seed,
+            first_port=port,
+            report_file=report_file,
+            hold_open=hold_open,
         )
+        try:
+            report = asyncio.run(_stoppable(playing))
+        except asyncio.CancelledError:
+            raise typer.Abort from None
     if as_json:
         json.dump(report, sys.stdout)
         sys.stdout.write("\n")
     if problems := reports.failures(report):
         raise GiveUp("the demo did not show what it should: " + "; ".join(problems))
+
+
+def _check_report(path: Path) -> None:
+    """Before the wait, not after it."""
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as trouble:
+        raise BadInput(
+            f"--report: {path}: {trouble.strerror}; name a file that can be written"
+        ) from None
+
+
+async def _stoppable(playing: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """Play until the end or until told to stop: the controller must not stay behind alone.
+
+    SIGHUP is what closing the terminal sends.
+    """
+    task = asyncio.ensure_future(playing)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
 
 
 async def _play(
@@ -87,7 +118,11 @@ async def _play(
 ) -> dict[str, Any]:
     # 1. Set the stage.
     console.print("training two models ...", highlight=False)
-    wanted = {"sklearn-iris": first_port, "sklearn-digits": first_port + 1, "api": first_port + 9}
+    wanted = {
+        "sklearn-iris": first_port,
+        "sklearn-digits": first_port + 1,
+        "api": first_port + API_PORT_AFTER,
+    }
     ports = stage.free_ports(wanted)
     services = stage.train(folder, ports)
     config = stage.write_config(folder, services, api_port=ports["api"])
