@@ -80,7 +80,7 @@ def run(
     and stops every process; a second one kills them at once.
     """
     settings = config.load(config_file)
-    configure_logs()
+    logs.configure()
     with _only_controller(settings.controller.state_dir):
         _check_ports(settings)
         asyncio.run(_LocalController(settings).run())
@@ -287,25 +287,6 @@ def _local_service(service: ServiceSettings) -> LocalService:
         ready_path=service.ready_path,
         metrics_path=service.metrics_path,
         drain_grace_s=service.drain_grace_s,
-    )
-
-
-def configure_logs() -> None:
-    """One event a line on stderr: for people on a terminal, as JSON elsewhere."""
-    render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
-        if logs.for_people()
-        else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
-            render,
-        ],
-        logger_factory=logs.stderr_lines,
     )
 
 

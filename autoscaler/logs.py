@@ -8,6 +8,8 @@ request or, through the guard, every replica.
 import sys
 from contextlib import suppress
 
+import structlog
+
 
 class StderrLines:
     """What structlog hands its lines to: one write each. A line that cannot be written is lost."""
@@ -21,11 +23,19 @@ class StderrLines:
     debug = info = warning = error = critical = exception = msg
 
 
-def stderr_lines(*_: object) -> StderrLines:
-    """For structlog's `logger_factory`."""
-    return StderrLines()
-
-
-def for_people() -> bool:
-    """Whether someone reads stderr on a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
+def configure() -> None:
+    """One event a line: for people on a terminal, as JSON elsewhere. Called once a process."""
+    for_people = sys.stderr is not None and sys.stderr.isatty()
+    render: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        logger_factory=lambda *_: StderrLines(),
+    )

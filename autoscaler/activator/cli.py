@@ -4,15 +4,15 @@
 import asyncio
 import re
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 import uvloop
 
+from autoscaler import logs
 from autoscaler.activator.app import Activator, Settings, raise_descriptor_limit
+from autoscaler.errors import BadInput
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -44,18 +44,11 @@ def activator(
     """
     match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", process)
     if match is None or not int(match[1]) < int(match[2]):
-        sys.stderr.write(
-            f"--process {process}: want N/K with 0 <= N < K, such as 0/2 for the first of two\n"
+        raise BadInput(
+            f"--process: {process!r} is not permitted; permitted: N/K with 0 <= N < K, "
+            "such as 0/2 for the first of two"
         )
-        raise typer.Exit(2)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.configure()
     settings = Settings(channel, process=int(match[1]), of=int(match[2]), grace_s=grace_s)
     descriptors = raise_descriptor_limit()
 

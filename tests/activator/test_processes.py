@@ -345,13 +345,29 @@ async def test_a_request_that_does_not_end_is_cut_off_after_the_grace_period(
     assert await client.rest() == b""
 
 
-async def test_a_malformed_process_number_is_one_clear_line(rig: Rig) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+async def test_a_full_disk_under_the_log_does_not_end_the_process() -> None:
+    """Without a controller it says so once a while; the line is lost, the process is not."""
+    with Path("/dev/full").open("wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "autoscaler.cli", "activator", "--channel", "/nowhere/at/all"),
+            stderr=full,
+        )
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(process.wait(), 2)
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+
+
+async def test_a_malformed_process_number_is_one_clear_line() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", ACTIVATOR, "--channel", "/x", "--process", "2/2",
+        *(sys.executable, "-m", "autoscaler.cli", "activator", "--channel", "/x"),
+        *("--process", "2/2"),
         stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    )
     _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 2
     assert stderr.decode().splitlines() == [
-        "--process 2/2: want N/K with 0 <= N < K, such as 0/2 for the first of two"
+        "tidegate: --process: '2/2' is not permitted; permitted: N/K with 0 <= N < K, "
+        "such as 0/2 for the first of two"
     ]
