@@ -348,11 +348,12 @@ async def test_a_request_that_does_not_end_is_cut_off_after_the_grace_period(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 async def test_a_full_disk_under_the_log_does_not_end_the_process() -> None:
     """Without a controller it says so once a while; the line is lost, the process is not."""
-    with Path("/dev/full").open("wb") as full:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "autoscaler.cli", "activator", "--channel", "/nowhere/at/all"),
-            stderr=full,
-        )
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "autoscaler.cli", "activator", "--channel", "/nowhere/at/all"),
+        stderr=full,
+    )
+    os.close(full)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(process.wait(), 2)
     process.terminate()
