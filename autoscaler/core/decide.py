@@ -14,6 +14,7 @@ from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.proposal import Candidate, Proposal
 from autoscaler.core.replicas import ReplicaState
 from autoscaler.core.signals import (
+    AVERAGED,
     SIGNALS,
     Measure,
     NoReading,
@@ -32,6 +33,12 @@ from autoscaler.core.zero import Awake, Facts, ZeroState
 FIRST_RETRY_S = 30.0
 LONGEST_RETRY_S = 300.0
 DOUBLED_MOST = 16  # times; more is beyond LONGEST_RETRY_S, and in the end beyond any float
+
+
+WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
+    Over.RATE: CounterWindow,
+    Over.MEAN: LevelWindow,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +69,7 @@ class ServiceMemory:
     state_since_s: float
     history: stabilize.ScaleHistory
     scale: int
-    counters: Mapping[Measure, CounterWindow] = field(default_factory=dict)
-    levels: Mapping[Measure, LevelWindow] = field(default_factory=dict)
+    windows: Mapping[Measure, CounterWindow | LevelWindow] = field(default_factory=dict)
     requests_seen: float | None = None
     idle_since_s: float | None = None
     starts_seen: StartsSeen = StartsSeen()
@@ -144,12 +150,8 @@ def _signal(
             continue
         if isinstance(seen, NoReading):
             return seen
-        window = (memory.counters if term.over is Over.RATE else memory.levels).get(term.measure)
-        value = None
-        if isinstance(window, CounterWindow):
-            value = window.rate(now_s)
-        elif isinstance(window, LevelWindow):
-            value = window.mean(now_s)
+        window = memory.windows.get(term.measure)
+        value = None if window is None else window.value(now_s)
         if value is None and held is None:
             return NoReading(f"{seen.source}: too few samples yet")
         total += value or 0.0
@@ -169,18 +171,12 @@ def _held_now(snapshot: ServiceSnapshot) -> float | None:
 def _remember(
     snapshot: ServiceSnapshot, policy: ServicePolicy, memory: ServiceMemory, now_s: float
 ) -> ServiceMemory:
-    counters, levels = dict(memory.counters), dict(memory.levels)
-    terms = {term for meaning in SIGNALS.values() for term in meaning.terms}
-    for term in terms:
-        seen = snapshot.measures.get(term.measure)
-        if not isinstance(seen, Reading):
-            continue
-        if term.over is Over.RATE:
-            counter = counters.get(term.measure, CounterWindow(policy.signal_window_s))
-            counters[term.measure] = counter.seen(seen.value, seen.at_s)
-        else:
-            level = levels.get(term.measure, LevelWindow(policy.signal_window_s))
-            levels[term.measure] = level.seen(seen.value, seen.at_s)
+    windows = dict(memory.windows)
+    for measure, over in AVERAGED.items():
+        seen = snapshot.measures.get(measure)
+        if isinstance(seen, Reading):
+            window = windows.get(measure) or WINDOWS[over](policy.signal_window_s)
+            windows[measure] = window.seen(seen.value, seen.at_s)
     lead_times, starts_seen = learn_from(
         snapshot.replicas, seen=memory.starts_seen, lead_times=memory.lead_times
     )
@@ -188,8 +184,7 @@ def _remember(
     arrived = snapshot.measures.get(Measure.REQUESTS_TOTAL)
     return replace(
         memory,
-        counters=counters,
-        levels=levels,
+        windows=windows,
         lead_times=lead_times,
         starts_seen=starts_seen,
         requests_seen=arrived.value if isinstance(arrived, Reading) else None,

@@ -92,6 +92,12 @@ SIGNALS: Mapping[Signal, SignalMeaning] = {
 }
 
 
+# Every measure that some signal is made of, and how it is averaged.
+AVERAGED: Mapping[Measure, Over] = {
+    term.measure: term.over for meaning in SIGNALS.values() for term in meaning.terms
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A value that was really seen.

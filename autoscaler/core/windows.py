@@ -41,7 +41,7 @@ class CounterWindow:
             samples = (*_since(self.samples, at_s - self.span_s), (at_s, summed + increase))
         return replace(self, samples=samples, raw=total)
 
-    def rate(self, now_s: float) -> float | None:
+    def value(self, now_s: float) -> float | None:
         """Increase per second over the window that ends with the newest sample; None: not known.
 
         Not known: fewer than two samples, or a newest sample older than the window.
@@ -65,7 +65,7 @@ class LevelWindow:
         kept = tuple(sample for sample in self.samples if at_s - self.span_s < sample[0] < at_s)
         return replace(self, samples=(*kept, (at_s, level)))
 
-    def mean(self, now_s: float) -> float | None:
+    def value(self, now_s: float) -> float | None:
         """Mean of the samples in the window; None when there is none."""
         levels = [level for at_s, level in self.samples if now_s - self.span_s < at_s]
         return sum(levels) / len(levels) if levels else None

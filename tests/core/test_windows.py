@@ -17,45 +17,45 @@ def seen(*samples: tuple[float, float], span_s: float = 6.0) -> CounterWindow:
 
 def test_a_rate_needs_two_samples() -> None:
     """One sample of a total says nothing about its pace."""
-    assert seen((0, 100)).rate(0) is None
+    assert seen((0, 100)).value(0) is None
 
 
 def test_a_rate_is_the_increase_over_the_window() -> None:
     """12 more within the last 6 s are 2 a second, whatever came before."""
     window = seen((0, 0), (3, 90), (6, 96), (9, 102))
-    assert window.rate(9) == pytest.approx(2.0)
+    assert window.value(9) == pytest.approx(2.0)
 
 
 def test_the_left_edge_is_interpolated() -> None:
     """The window of (0 s, 4 s, 8 s] begins at 2 s, half way up the first rise."""
-    assert seen((0, 0), (4, 8), (8, 8)).rate(8) == pytest.approx(4 / 6)
+    assert seen((0, 0), (4, 8), (8, 8)).value(8) == pytest.approx(4 / 6)
 
 
 def test_a_counter_that_starts_anew_counts_from_zero() -> None:
     """After a restart the total is smaller; what it shows is all increase."""
-    assert seen((0, 100), (3, 103), (6, 3)).rate(6) == pytest.approx(1.0)
+    assert seen((0, 100), (3, 103), (6, 3)).value(6) == pytest.approx(1.0)
 
 
 def test_two_ticks_close_together_do_not_make_a_flood() -> None:
     """One request between two looks 5 ms apart is not 200 requests a second."""
-    assert seen((0, 0), (0.005, 1)).rate(0.005) == pytest.approx(1.0)
+    assert seen((0, 0), (0.005, 1)).value(0.005) == pytest.approx(1.0)
 
 
 def test_a_gap_longer_than_the_window_forgets() -> None:
     """Nobody knows when within the gap the increase came."""
-    assert seen((0, 0), (1, 5), (60, 500)).rate(60) is None
+    assert seen((0, 0), (1, 5), (60, 500)).value(60) is None
 
 
 def test_an_old_rate_is_no_rate() -> None:
     """A window whose newest sample is older than its span has nothing to say."""
-    assert seen((0, 0), (1, 5)).rate(8) is None
+    assert seen((0, 0), (1, 5)).value(8) is None
 
 
 def test_a_level_is_averaged_over_its_window() -> None:
     """Samples older than the span are let go."""
     window = LevelWindow(6.0).seen(100, 0).seen(4, 5).seen(8, 9)
-    assert window.mean(9) == pytest.approx(6.0)
-    assert window.mean(60) is None
+    assert window.value(9) == pytest.approx(6.0)
+    assert window.value(60) is None
 
 
 @given(
@@ -87,6 +87,6 @@ def test_a_rate_lies_between_the_slowest_and_the_fastest_step(
         at_s, total = at_s + wait_s, total + pace * wait_s
         paces.append(pace)
         window = window.seen(total, at_s)
-        rate = window.rate(at_s)
+        rate = window.value(at_s)
         assert rate is not None
         assert -1e-6 <= rate <= max(paces) + 1e-6
