@@ -192,6 +192,15 @@ class _Seen:
     def on_headers_complete(self) -> None:
         self.complete = True
 
+    def among(self, names: frozenset[bytes]) -> dict[bytes, list[bytes]]:
+        """The values of the headers of these names (in lower case), in the order they came."""
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in self.headers:
+            lower = name.lower()
+            if lower in names:
+                found.setdefault(lower, []).append(value)
+        return found
+
 
 def _read(
     parser: httptools.HttpRequestParser | httptools.HttpResponseParser, seen: _Seen, raw: bytes
@@ -236,11 +245,7 @@ def parse_request(raw: bytes, *, client: bytes) -> RequestHead:
         raise WireError(505, f"HTTP/{version} is not spoken here")
     if method == b"CONNECT":
         raise WireError(501, "CONNECT is not supported")
-    special: dict[bytes, list[bytes]] = {}
-    for name, value in seen.headers:
-        lower = name.lower()
-        if lower in _SPECIAL_IN_REQUESTS:
-            special.setdefault(lower, []).append(value)
+    special = seen.among(_SPECIAL_IN_REQUESTS)
     head = RequestHead()
     head.raw = raw
     head.method = method.decode("ascii")
@@ -374,11 +379,7 @@ def parse_response(raw: bytes) -> ResponseHead:
     problem = _read(parser, seen, raw)
     if problem:
         raise WireError(502, f"the replica's answer is malformed: {problem}")
-    special: dict[bytes, list[bytes]] = {}
-    for name, value in seen.headers:
-        lower = name.lower()
-        if lower in _SPECIAL_IN_RESPONSES:
-            special.setdefault(lower, []).append(value)
+    special = seen.among(_SPECIAL_IN_RESPONSES)
     encodings = special.get(b"transfer-encoding", [])
     lengths = special.get(b"content-length", [])
     if encodings and (lengths or len(encodings) > 1 or encodings[0].lower() != b"chunked"):

@@ -31,6 +31,7 @@ class Watch:
         self.status: dict[str, dict[str, Any]] = {}
         self._tallies = tallies
         self._console = console
+        self._live: Live | None = None  # while it draws on a terminal
         self._curves = {name: deque([0] * CURVE, CURVE) for name in tallies}
         self._arrived = dict.fromkeys(tallies, 0)
         self._started_s = asyncio.get_running_loop().time()
@@ -54,15 +55,12 @@ class Watch:
     def showing(self, title: str) -> Iterator[None]:
         """Draw until the block ends: live on a terminal, as lines elsewhere."""
         self._console.print(title, highlight=False)
-        self._live = None
         if not self._console.is_terminal:
             yield
             return
         with Live(console=self._console, refresh_per_second=8) as live:
             self._live = live
             yield
-
-    _live: Live | None = None
 
     def draw(self) -> None:
         now_s = asyncio.get_running_loop().time()
