@@ -8,7 +8,6 @@ reading (rule D1): a replica that failed lowers the share that a reading speaks 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from http import HTTPStatus
 from math import isfinite
 
@@ -16,19 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from autoscaler.adapters.plain_http import At, NoAnswer, get
-from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
+from autoscaler.core.signals import AVERAGED, Measure, Measures, NoReading, Over, Reading, ServiceId
 from autoscaler.ports import Clock
 
 SCRAPE_TIMEOUT_S = 1.0  # for all of one scrape; a tick waits for the slowest
 SCRAPE_MAX_BYTES = 1024 * 1024  # a large vLLM exposition is a tenth of this
-
-
-class Kind(Enum):
-    LEVEL = "a gauge: how many there are now"
-    TOTAL = "a counter: it only grows, and starts at 0 with its process"
-
-
-KINDS: Mapping[Measure, Kind] = {Measure.WAITING: Kind.LEVEL, Measure.TOKENS_TOTAL: Kind.TOTAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +73,9 @@ ENGINES: tuple[Engine, ...] = (
         },
     ),
 )
+
+# What some engine tells; whether it is a level or a total is the same for all (`AVERAGED`).
+KNOWN = tuple(dict.fromkeys(measure for engine in ENGINES for measure in engine.samples))
 
 Series = frozenset[tuple[str, str]]  # the labels that tell one series from another
 
@@ -153,7 +147,7 @@ class EngineMetrics:
         engine = self._engines.get(service)
         if engine is None:
             # Which measures its engine would have is not known before a first answer.
-            return {measure: _first_why(pages, measure) for measure in KINDS} if pages else {}
+            return {measure: _first_why(pages, measure) for measure in KNOWN} if pages else {}
         return {measure: self._one(service, measure, pages) for measure in engine.samples}
 
     def _one(
@@ -166,7 +160,7 @@ class EngineMetrics:
                 said[replica] = values
         if pages and not said:
             return _first_why(pages, measure)
-        if KINDS[measure] is Kind.LEVEL:
+        if AVERAGED[measure] is Over.MEAN:
             value = sum(sum(series.values()) for series in said.values())
         else:
             value = self._grown(service, measure, said, replicas=pages)
