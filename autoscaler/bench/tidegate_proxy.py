@@ -20,7 +20,7 @@ from autoscaler.errors import GiveUp
 
 _SERVICE = "bench/service"
 _COMMAND = (
-    "from autoscaler.activator.cli import app; "
+    "from autoscaler.app.activator import app; "
     "from autoscaler.bench.parent import end_with_parent; "
     "end_with_parent(); app()"
 )

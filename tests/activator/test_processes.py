@@ -19,7 +19,7 @@ from autoscaler.adapters.activators import ActivatorHub
 from autoscaler.core.routes import Demand, Endpoint, Route
 from tests.activator.peers import PATIENCE_S, Line, Message, Peers, get, ok, post, until
 
-ACTIVATOR = "from autoscaler.activator.cli import app; app()"
+ACTIVATOR = "from autoscaler.app.activator import app; app()"
 # A replica in a process of its own: says its port, then answers after the seconds named in the
 # path.
 REPLICA = """

@@ -7,7 +7,7 @@ from typing import cast
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from autoscaler.app import Ticker
+from autoscaler.app.ticking import Ticker
 from autoscaler.core.signals import ServiceId
 from autoscaler.loop import ControlLoop
 from tests.builders import A_SERVICE

@@ -1,28 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wires the controller together and runs it; decides nothing.
-
-`tidegate run` is this file: the loop from `loop.py` on a platform's adapters, a tick a second and
-one at once when the activator or a replica has news, and the status API beside it.
-"""
+"""The controller on one machine: replicas are processes, the activator is always in the path."""
 
 import asyncio
 import contextlib
 import fcntl
 import os
 import signal
-import socket
 import sys
-import time
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO
 
 import structlog
-import typer
-import uvicorn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from autoscaler import logs
@@ -35,97 +25,26 @@ from autoscaler.adapters.local.replicas import LocalService, Site
 from autoscaler.adapters.memory import FileMemoryStore
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
+from autoscaler.app.serving import ApiServer, bound
+from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.core.signals import ServiceId
 from autoscaler.errors import BadInput
 from autoscaler.loop import ControlLoop
-from autoscaler.settings import Address, ServiceSettings, Settings
+from autoscaler.settings import ServiceSettings, Settings
 
 log = structlog.get_logger(__name__)
 
 LOCAL_NAMESPACE = "local"
 LISTENS_WITHIN_S = 15.0  # an activator starts in a second; the log says so when one does not
 
-cli = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-
-class Platform(StrEnum):
-    LOCAL = "local"
-
-
-@cli.command()
-def run(
-    config_file: Annotated[
-        Path, typer.Option("--config", help="The TOML file that names the services.")
-    ] = Path("tidegate.toml"),
-    platform: Annotated[
-        Platform, typer.Option(help="Where replicas run: `local` starts them as processes here.")
-    ] = Platform.LOCAL,
-) -> None:
-    """Run the controller: scale services by their traffic, to zero and back.
-
-    On the local platform each service's replicas are processes on this machine. Clients connect to
-    the service's `listen` address; requests that come while it sleeps wait there until a replica is
-    ready. An example of the config file:
-
-    \b
-      [services.iris]
-      listen = "127.0.0.1:8081"
-      models = { iris = "iris.skops" }
-      targets = "concurrency=2"
-      max-replicas = 4
-      scale-to-zero-after = "5m"
-
-    docs/settings.md lists every key. `GET /v1/services` on the controller's address
-    (127.0.0.1:8070) says how each service stands and why. SIGTERM or Ctrl-C lets requests finish
-    and stops every process; a second one kills them at once.
-    """
+def run_local(config_file: Path) -> None:
+    """Run until SIGTERM or Ctrl-C. Raises `BadInput` for a config file that cannot be followed."""
     settings = config.load(config_file)
     logs.configure()
     with _only_controller(settings.controller.state_dir):
         _check_ports(settings)
         asyncio.run(_LocalController(settings).run())
-
-
-class MonotonicClock:
-    """Seconds of this machine that never go back."""
-
-    def now_s(self) -> float:
-        return time.monotonic()
-
-
-class Ticker:
-    """Runs one tick at a time: over everything when told so, and over a service that has news."""
-
-    def __init__(self, loop: ControlLoop) -> None:
-        self._loop = loop
-        self._all = False
-        self._services: set[ServiceId] = set()
-        self._news = asyncio.Event()
-
-    def tick_all(self) -> None:
-        self._all = True
-        self._news.set()
-
-    async def tick_due(self) -> None:
-        """`tick_all` for a scheduler, which runs what is no coroutine on threads of its own."""
-        self.tick_all()
-
-    def tick_soon(self, service: ServiceId) -> None:
-        self._services.add(service)
-        self._news.set()
-
-    async def run(self) -> None:
-        """Tick until cancelled. A tick that fails changes nothing; the next one sees anew."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            only = None if self._all else frozenset(self._services)
-            self._all, self._services = False, set()
-            try:
-                await self._loop.tick(only)
-            except Exception:
-                # The one edge of this process: an error in one tick must not stop the next.
-                log.exception("the tick failed; nothing changes until the next")
 
 
 class _LocalController:
@@ -199,12 +118,12 @@ class _LocalController:
             os._exit(128 + number)
         stop.set()
 
-    def _api(self) -> "_ApiServer":
+    def _api(self) -> ApiServer:
         registry = CollectorRegistry()
         registry.register(
             LoopCollector(self._loop, demand=lambda service: self._hub.demand(str(service)))
         )
-        return _ApiServer(
+        return ApiServer(
             self._settings.controller.api,
             create_api(self._loop, registry=registry, now_s=self._clock.now_s),
         )
@@ -243,36 +162,6 @@ class _LocalController:
     def _wake(self, key: str) -> None:
         namespace, _, name = key.partition("/")
         self._ticker.tick_soon(ServiceId(namespace, name))
-
-
-class _ApiServer:
-    """The status API on its own socket, within the controller's event loop."""
-
-    def __init__(self, address: Address, app: FastAPI) -> None:
-        self._socket = _bound(address, "controller.api")
-        self._server = _QuietServer(uvicorn.Config(app, log_config=None, lifespan="off"))
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def address(self) -> Address:
-        host, port = self._socket.getsockname()[:2]
-        return Address(host, port)
-
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._server.serve([self._socket]), name="api")
-
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-
-
-class _QuietServer(uvicorn.Server):
-    """A server that leaves the process's signals to the controller."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _local_service(service: ServiceSettings) -> LocalService:
@@ -319,21 +208,5 @@ def _only_controller(state_dir: Path) -> Iterator[None]:
 def _check_ports(settings: Settings) -> None:
     """Refuse to start where another program listens already."""
     for service in settings.services:
-        _bound(service.listen, f"services.{service.name}.listen").close()
-    _bound(settings.controller.api, "controller.api").close()
-
-
-def _bound(address: Address, key: str) -> socket.socket:
-    try:
-        infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, where = infos[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(where)
-    except (OSError, ValueError) as trouble:  # ValueError: what no host can be called
-        why = (trouble.strerror if isinstance(trouble, OSError) else "") or trouble
-        raise BadInput(
-            f"{key}: cannot listen on {address} ({why}); "
-            f"stop what listens there or name another address"
-        ) from None
-    return bound
+        bound(service.listen, f"services.{service.name}.listen").close()
+    bound(settings.controller.api, "controller.api").close()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the loop ticks: once a period over everything, and at once over a service that has news."""
+
+import asyncio
+import time
+
+import structlog
+
+from autoscaler.core.signals import ServiceId
+from autoscaler.loop import ControlLoop
+
+log = structlog.get_logger(__name__)
+
+
+class MonotonicClock:
+    """Seconds of this machine that never go back."""
+
+    def now_s(self) -> float:
+        return time.monotonic()
+
+
+class Ticker:
+    """Runs one tick at a time: over everything when told so, and over a service that has news."""
+
+    def __init__(self, loop: ControlLoop) -> None:
+        self._loop = loop
+        self._all = False
+        self._services: set[ServiceId] = set()
+        self._news = asyncio.Event()
+
+    def tick_all(self) -> None:
+        self._all = True
+        self._news.set()
+
+    async def tick_due(self) -> None:
+        """`tick_all` for a scheduler, which runs what is no coroutine on threads of its own."""
+        self.tick_all()
+
+    def tick_soon(self, service: ServiceId) -> None:
+        self._services.add(service)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Tick until cancelled. A tick that fails changes nothing; the next one sees anew."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            only = None if self._all else frozenset(self._services)
+            self._all, self._services = False, set()
+            try:
+                await self._loop.tick(only)
+            except Exception:
+                # The one edge of this process: an error in one tick must not stop the next.
+                log.exception("the tick failed; nothing changes until the next")
