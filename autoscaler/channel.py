@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import orjson
 
-from autoscaler.core.routes import Demand, Endpoint, Route
+from autoscaler.core.routes import Backend, Demand, Endpoint, Route
 
 # A table of a thousand services with a hundred endpoints each takes about 10 MB.
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
@@ -43,13 +43,16 @@ class Hello:
     """Which activator process this is: number `process` (from 0) `of` so many.
 
     `token` is drawn once in a process's life, so that a process that comes back over a new
-    connection is told from one that took its place.
+    connection is told from one that took its place. `pod`: the pod it runs in, and `bearer` the
+    token by which the platform vouches for that; both empty on one machine.
     """
 
     process: int
     of: int
     pid: int
     token: str
+    pod: str = ""
+    bearer: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +159,11 @@ def _object(line: bytes) -> dict[str, Any]:
 
 def _route(fields: dict[str, Any]) -> Route:
     endpoints = tuple(Endpoint(**endpoint) for endpoint in fields.pop("endpoints", ()))
-    return Route(**fields, endpoints=endpoints)
+    hosts = tuple(str(host) for host in fields.pop("hosts", ()))
+    backend = fields.pop("backend", None)
+    return Route(
+        **fields,
+        endpoints=endpoints,
+        hosts=hosts,
+        backend=None if backend is None else Backend(**backend),
+    )

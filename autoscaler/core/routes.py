@@ -24,11 +24,31 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Backend:
+    """The Kubernetes Service port whose endpoints the activator finds by itself.
+
+    It goes on finding them while no controller can be reached. `probe`: how a pod that is not yet
+    marked ready may be asked whether it can serve: `tcp`, `http:PORT:/path`, or empty where only
+    the platform can tell. `slots`: what one pod takes at once; None: no limit is known.
+    """
+
+    namespace: str
+    service: str
+    port_name: str
+    probe: str = ""
+    slots: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Everything an activator needs to serve one service. Replaced whole; never patched.
 
-    `port`: the port of its own on which the activator listens for this service.
-    `state` and `why`: the controller's last word, quoted to clients whose wait fails.
+    `port`: the port of its own on which the activator listens for this service; where `hosts` are
+    given the port is shared, and the Host header decides between the routes that share it.
+    `backend`: where its endpoints are found; None: `endpoints` are all there are. With a backend,
+    `endpoints` say which slots of those found are this activator's, and which of them drain.
+    `in_path`: false once clients are better off without the activator: each answer then ends its
+    connection. `state` and `why`: the controller's last word, quoted to clients whose wait fails.
     """
 
     service: str
@@ -38,6 +58,9 @@ class Route:
     hold_limit: int = 1000
     hold_bytes: int = 64 * 1024 * 1024
     hold_timeout_s: float = 600.0
+    hosts: tuple[str, ...] = ()
+    backend: Backend | None = None
+    in_path: bool = True
     state: str = "asleep"
     why: str = ""
 
