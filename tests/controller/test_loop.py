@@ -4,6 +4,7 @@
 import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,7 @@ async def test_an_active_service_is_not_asked_to_be_held() -> None:
 
 @pytest.mark.parametrize(("settings", "releases"), [({}, True), ({"dry_run": True}, False)])
 async def test_the_path_is_left_once_an_active_service_has_settled(
-    settings: dict[str, bool], releases: bool
+    settings: dict[str, Any], releases: bool
 ) -> None:
     """Warm requests go straight to the replicas; a dry run moves no path either."""
     world = World(a_view(scale=1, **settings))
