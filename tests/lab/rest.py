@@ -175,7 +175,12 @@ class Mirror:
     """
 
     def __init__(
-        self, rest: Rest, path: str, *, on_change: Callable[[str, Object], None], **params: str
+        self,
+        rest: Rest,
+        path: str,
+        *,
+        on_change: Callable[[str, Object], None] = lambda _kind, _object: None,
+        **params: str,
     ) -> None:
         self.objects: dict[Key, Object] = {}
         self.synced = asyncio.Event()
@@ -205,12 +210,12 @@ class Mirror:
         here = {key_of(item): item for item in found["items"]}
         for key, old in list(self.objects.items()):
             if key not in here or _uid(here[key]) != _uid(old):
-                self._tell("DELETED", self.objects.pop(key))
+                self._on_change("DELETED", self.objects.pop(key))
         for key, item in here.items():
             known = self.objects.get(key)
             if known is None or known["metadata"] != item["metadata"]:
                 self.objects[key] = item
-                self._tell("MODIFIED" if known else "ADDED", item)
+                self._on_change("MODIFIED" if known else "ADDED", item)
         self._version = found["metadata"]["resourceVersion"]
         self.synced.set()
 
@@ -224,10 +229,7 @@ class Mirror:
                 self.objects.pop(key_of(item), None)
             else:
                 self.objects[key_of(item)] = item
-            self._tell(kind, item)
-
-    def _tell(self, kind: str, item: Object) -> None:
-        self._on_change(kind, item)
+            self._on_change(kind, item)
 
 
 def key_of(item: Object) -> Key:

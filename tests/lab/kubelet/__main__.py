@@ -6,8 +6,6 @@ securityContext says. All nodes of a lab share one network; see launch.py and cg
 """
 
 import argparse
-import asyncio
-import signal
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +18,7 @@ from tests.lab.kubelet.cgroups import PodCgroups
 from tests.lab.kubelet.node import NodeFacts
 from tests.lab.kubelet.sandbox import Node
 from tests.lab.rest import connect
+from tests.lab.running import run_until_signalled
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -83,15 +82,6 @@ async def run(args: argparse.Namespace) -> None:
             guard.close()
 
 
-async def until_signalled(args: argparse.Namespace) -> None:
-    task = asyncio.create_task(run(args))
-    for sent in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(sent, task.cancel)
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.result()
-
-
 if __name__ == "__main__":
     configure()
-    asyncio.run(until_signalled(arguments()))
+    run_until_signalled(run(arguments()))

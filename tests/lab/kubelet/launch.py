@@ -71,7 +71,7 @@ class Places:
 
     def __init__(self, scratch: str) -> None:
         self._scratch = scratch
-        self._own: set[str] = set()  # folders that are copies on a tmpfs: entries may be added
+        self._own: set[int] = set()  # devices made here: only on them entries may be added
 
     def put(self, source: str, target: str, *, read_only: bool) -> None:
         target = os.path.realpath(target)
@@ -85,7 +85,7 @@ class Places:
         above = os.path.dirname(target)
         while not os.path.isdir(above):
             above = os.path.dirname(above)
-        if not any(above == own or above.startswith(f"{own}/") for own in self._own):
+        if os.stat(above).st_dev not in self._own:
             self._copy(above)
         os.makedirs(target if folder else os.path.dirname(target), exist_ok=True)
         if not folder:
@@ -95,6 +95,7 @@ class Places:
         """Put a tmpfs in the place of `folder`, with all that is in it bound into it."""
         new = self._scratch
         mount("tmpfs", new, 0, kind="tmpfs")
+        self._own.add(os.stat(new).st_dev)
         with os.scandir(folder) as entries:
             for entry in entries:
                 _same(entry, os.path.join(new, entry.name))
@@ -104,7 +105,6 @@ class Places:
             os.chdir("/")
         else:
             mount(new, folder, MS_MOVE)
-        self._own.add(folder.rstrip("/"))
 
 
 def _same(entry: "os.DirEntry[str]", at: str) -> None:

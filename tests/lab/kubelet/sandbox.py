@@ -4,6 +4,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -92,8 +93,7 @@ class Sandbox:
 
     def close(self) -> None:
         self._node.cgroups.remove(self._cgroup)
-        if self._volumes is not None:
-            self._volumes.remove()
+        shutil.rmtree(self._private, ignore_errors=True)
         if not self._pod["spec"].get("hostNetwork"):
             self._node.addresses.give_back(self.ip)
 

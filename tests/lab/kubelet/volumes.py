@@ -58,9 +58,6 @@ class Volumes:
                 replace_all(self.path(name), files)
                 self._written[name] = files
 
-    def remove(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     async def _files(self, volume: Object) -> Files:
         for kind, key in (("configMap", "name"), ("secret", "secretName")):
             if kind in volume:
