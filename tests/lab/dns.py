@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import dns.exception
 import dns.flags
@@ -109,8 +110,7 @@ class OverUdp(asyncio.DatagramProtocol):
         self._zone = zone
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if (said := answer(data, self._zone, max_bytes=UDP_MAX_BYTES)) is not None:

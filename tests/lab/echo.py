@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+from typing import cast
 
 import httptools
 
@@ -66,8 +67,7 @@ class Connection(asyncio.Protocol):
         self._turn: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         try:

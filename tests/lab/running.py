@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a program of the lab runs: until SIGTERM or SIGINT, then it is cancelled and leaves with 0."""
+"""How a program of the lab runs: until SIGTERM or SIGINT, which cancel it."""
 
 import asyncio
 import signal

@@ -48,7 +48,7 @@ async def run(args: argparse.Namespace) -> None:
     async with connect(args.kubeconfig) as rest:
         server = urlsplit(rest.host)
         port = server.port or 443
-        cgroups = PodCgroups(f"tidegate-lab-{args.node}-{args.node_ip}", api_port=port)
+        cgroups = PodCgroups(args.node, api_port=port)
         env = {
             "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
             "HOME": "/root",

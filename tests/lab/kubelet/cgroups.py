@@ -13,6 +13,7 @@ import os
 import platform
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ CGROUP_SOCK_ADDR = 18
 INET4_BIND, INET4_CONNECT = 8, 10
 ANY = "0.0.0.0"  # noqa: S104  an address to look for, not to listen on
 LOCALHOST = "127.0.0.1"
+
+PREFIX = "tidegate-lab-"
+GONE_WITHIN_S = 1.0  # after SIGKILL
 
 # struct bpf_sock_addr: where the IPv4 address and the port lie, both in network order
 USER_IP4, USER_PORT = 4, 24
@@ -104,7 +108,8 @@ class PodCgroups:
             mounted = _cgroup2()
             if mounted is None:
                 raise OSError("no cgroup2 file system is mounted")
-            base = mounted / name
+            _remove_old(mounted)
+            base = mounted / f"{PREFIX}{name}-{os.getpid()}"
             base.mkdir(exist_ok=True)
             self._base = base
             self._try()
@@ -141,16 +146,38 @@ class PodCgroups:
                 os.rmdir(path)
 
     def close(self) -> None:
+        """Kill whatever is left in any pod, and remove all."""
         if self._base is not None:
-            for left in self._base.iterdir():
-                if left.is_dir():
-                    self.remove(str(left))
-            self.remove(str(self._base))
+            self.kill(str(self._base))
+            until_s = time.monotonic() + GONE_WITHIN_S
+            while not _remove_tree(self._base) and time.monotonic() < until_s:
+                time.sleep(0.01)
             self._base = None
 
     def _try(self) -> None:
         path = self.make("try", LOCALHOST)
         self.remove(path)
+
+
+def _remove_tree(folder: Path) -> bool:
+    """Whether it is gone; a cgroup with processes in it stays."""
+    try:
+        for inner in folder.iterdir():
+            if inner.is_dir():
+                inner.rmdir()
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _remove_old(mounted: Path) -> None:
+    """What kubelets left that were killed: their pods' processes went with them."""
+    for left in mounted.glob(f"{PREFIX}*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            _remove_tree(left)
 
 
 def _cgroup2() -> Path | None:
