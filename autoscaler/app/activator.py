@@ -12,6 +12,7 @@ import uvloop
 
 from autoscaler import logs
 from autoscaler.activator.app import Activator, Settings, raise_descriptor_limit
+from autoscaler.activator.link import FixedController
 from autoscaler.errors import BadInput
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -49,11 +50,12 @@ def activator(
             "such as 0/2 for the first of two"
         )
     logs.configure()
-    settings = Settings(channel, process=int(match[1]), of=int(match[2]), grace_s=grace_s)
+    settings = Settings(process=int(match[1]), of=int(match[2]), grace_s=grace_s)
     descriptors = raise_descriptor_limit()
 
     async def serve() -> None:
-        one = Activator(settings, descriptors=descriptors)
+        controller = FixedController(channel)
+        one = Activator(settings, controller=controller, descriptors=descriptors)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, one.stop)
