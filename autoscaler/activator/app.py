@@ -20,6 +20,8 @@ from typing import Final
 import structlog
 
 from autoscaler.activator.desk import Departures, Desk, Shared
+from autoscaler.activator.discovery import Discovery
+from autoscaler.activator.finding import Finder
 from autoscaler.activator.link import PUSH_S, Controller, Link
 from autoscaler.activator.listener import Listener
 from autoscaler.activator.lobby import Lobby
@@ -31,6 +33,8 @@ TICK_S: Final = 1.0
 # A connection that was accepted but not yet read when draining begins still gets its answer:
 # nothing is closed before this long has passed without anything to do.
 QUIET_S: Final = 0.25
+# A service whose endpoints cannot be found out is no reason to withhold all the others for longer.
+FINDING_S: Final = 10.0
 _RESERVED_DESCRIPTORS: Final = 64
 
 log = structlog.get_logger("activator")
@@ -66,7 +70,14 @@ class Settings:
 class Activator:
     """Serves what the controller routes to it, until `stop` is called and all is answered."""
 
-    def __init__(self, settings: Settings, *, controller: Controller, descriptors: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        controller: Controller,
+        descriptors: int,
+        discovery: Discovery | None = None,
+    ) -> None:
         self._settings = settings
         self._stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -89,12 +100,35 @@ class Activator:
         self._waking: set[str] = set()
         self._token = secrets.token_hex(8)
         self.push = asyncio.Event()
-        self._link = Link(controller, self)
+        self.link = Link(controller, self)
+        self._finder: Finder | None = None
+        if discovery is not None:
+            self._finder = Finder(discovery, waits=self._somebody_waits)
+            self._finder.on_change = self._refill
+        self._routes: dict[str, Route] = {}  # as they were told
+        self._routed_at_s: float | None = None
+        self._complete = False
 
     @property
     def desks(self) -> Mapping[str, Desk]:
         """The services that are served here, by name."""
         return self._desks
+
+    @property
+    def clients(self) -> int:
+        """Connections of clients that are open."""
+        return self._shared.clients
+
+    def unready_because(self) -> str:
+        """Why requests had better not be sent here yet, or any more; empty: they may be."""
+        if self._stop.is_set():
+            return "it has been told to stop"
+        if self._routed_at_s is None:
+            return "no controller has told it any routes yet"
+        if self._complete or monotonic() - self._routed_at_s >= FINDING_S:
+            return ""
+        self._complete = self._finder is None or self._finder.complete
+        return "" if self._complete else "the endpoints of its routes are being found"
 
     def stop(self) -> None:
         """Finish: take no new connections, answer what is here, then let `run` return."""
@@ -102,20 +136,22 @@ class Activator:
 
     async def run(self) -> None:
         """Serve until told to stop, then drain."""
-        channel = asyncio.create_task(self._link.run())
-        ticking = asyncio.create_task(self._tick())
+        jobs = [self.link.run(), self._tick()]
+        if self._finder is not None:
+            jobs.append(self._finder.run())
+        tasks = [asyncio.create_task(job) for job in jobs]
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            stopping = asyncio.create_task(self._stop.wait())
-            await asyncio.wait((stopping, channel, ticking), return_when=asyncio.FIRST_COMPLETED)
-            for task in (channel, ticking):
+            await asyncio.wait((stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 if task.done():
-                    task.result()  # neither ends by itself: this raises what ended it
+                    task.result()  # none ends by itself: this raises what ended it
             await self._drain()
         finally:
             stopping.cancel()
-            channel.cancel()
-            ticking.cancel()
-            await asyncio.gather(stopping, channel, ticking, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(stopping, *tasks, return_exceptions=True)
             for desk in self._all_desks():
                 desk.close()
             for lobby in self._lobbies.values():
@@ -170,6 +206,7 @@ class Activator:
 
     def _request_waits(self, desk: Desk, cold: bool) -> None:
         if cold:
+            desk.cold_starts += 1
             self._waking.add(desk.route.service)
         self.push.set()
 
@@ -179,11 +216,15 @@ class Activator:
         """Take over the controller's routes."""
         self.set_alone(False)
         wanted = {route.service: self._bound(route) for route in table.routes}
+        self._routes = wanted
+        if self._finder is not None:
+            self._finder.follow(wanted, activators=table.activators)
         for name in list(self._desks):
             new = wanted.get(name)
             if new is None or _entrance(new) != _entrance(self._desks[name].route):
                 self._leave(name)
-        for name, route in wanted.items():
+        for name, told in wanted.items():
+            route = self._filled(told)
             desk = self._desks.get(name)
             if desk is not None:
                 desk.follow(route)
@@ -191,8 +232,22 @@ class Activator:
                 self._desks[name] = Desk(self._shared, route, self._shared_listener(route))
         self._seat_lobbies()
         self._version = table.version
+        if self._routed_at_s is None:
+            self._routed_at_s = monotonic()
         await self._listen()
         self.push.set()
+
+    def _filled(self, route: Route) -> Route:
+        return route if self._finder is None else self._finder.fill(route)
+
+    def _refill(self, names: set[str]) -> None:
+        """The endpoints of these have changed."""
+        for name in names & self._desks.keys() & self._routes.keys():
+            self._desks[name].follow(self._filled(self._routes[name]))
+
+    def _somebody_waits(self, name: str) -> bool:
+        desk = self._desks.get(name)
+        return desk is not None and desk.holding.held > 0
 
     def _bound(self, route: Route) -> Route:
         bind = self._settings.bind
