@@ -115,8 +115,7 @@ class ControlLoop:
         self, view: ServiceView, measures: Mapping[Measure, Reading | NoReading]
     ) -> ServiceSnapshot:
         memory = self._memories.get(view.service)
-        # An active service needs no activator in its path: it is asked in for the other states.
-        # (On one machine it always is in the path, and to ask costs nothing.)
+        # An active service needs no proof that the activator receives its requests.
         wants_path = memory is not None and memory.state is not ZeroState.ACTIVE
         return ServiceSnapshot(
             service=view.service,
@@ -126,6 +125,8 @@ class ControlLoop:
             replicas=view.replicas,
             measures=measures,
             path_held=wants_path and await self._routes.hold(view.service),
+            in_path=self._routes.in_path(view.service),
+            written_by=view.written_by,
         )
 
     def _decide(self, snapshot: ServiceSnapshot, view: ServiceView) -> Decision:
@@ -144,6 +145,10 @@ class ControlLoop:
                 decision.service, decision.replicas, generation=decision.generation
             )
         await self._routes.announce(decision.service, state=decision.state, why=decision.why)
+        if decision.acts and decision.in_path is None:
+            await self._routes.release(decision.service)
+        elif decision.acts:
+            await self._routes.hold(decision.service)
         return refusal
 
     def _record(self, record: Record) -> None:

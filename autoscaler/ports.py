@@ -24,7 +24,8 @@ class Clock(Protocol):
 class ServiceView:
     """One service as the platform holds it now.
 
-    `generation` changes whenever the policy or the scale changed, by whomever.
+    `generation` changes whenever the policy or the scale changed, by whomever. `written_by`: who
+    set `scale`, where that was neither Tidegate nor whoever made the service; else empty.
     """
 
     service: ServiceId
@@ -32,6 +33,7 @@ class ServiceView:
     generation: int
     scale: int
     replicas: tuple[Replica, ...]
+    written_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,14 @@ class RouteTable(Protocol):
 
     async def hold(self, service: ServiceId) -> bool:
         """Bring the activator into the path; true once it is proven to receive the requests."""
+        ...
+
+    async def release(self, service: ServiceId) -> None:
+        """Take the activator out of the path. Where it always stands there, this does nothing."""
+        ...
+
+    def in_path(self, service: ServiceId) -> bool:
+        """Whether the activator stands in the path now, proven or not."""
         ...
 
     async def announce(self, service: ServiceId, *, state: str, why: str) -> None:

@@ -261,6 +261,12 @@ class SimulatedActivator:
     async def hold(self, service: ServiceId) -> bool:
         return service == SERVICE
 
+    async def release(self, service: ServiceId) -> None:
+        """It stays: in a simulation it is the only way to the service."""
+
+    def in_path(self, service: ServiceId) -> bool:
+        return service == SERVICE
+
     async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
         self.state, self.why = state, why
 

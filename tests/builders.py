@@ -51,6 +51,8 @@ def a_snapshot(
     ready: int | None = None,
     measures: Mapping[Measure, Reading | NoReading] | None = None,
     path_held: bool = True,
+    in_path: bool = True,
+    written_by: str = "",
 ) -> ServiceSnapshot:
     """A service with `scale` replicas, all ready, of which nothing was measured."""
     return ServiceSnapshot(
@@ -61,6 +63,8 @@ def a_snapshot(
         replicas=replicas(scale if ready is None else ready),
         measures=measures or {},
         path_held=path_held,
+        in_path=in_path,
+        written_by=written_by,
     )
 
 

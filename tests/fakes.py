@@ -101,12 +101,20 @@ class FakeRoutes:
 
     def __init__(self, *, holds: bool = True) -> None:
         self.holds = holds
+        self.stands = True
         self.asked_to_hold: list[ServiceId] = []
+        self.released: list[ServiceId] = []
         self.announced: dict[ServiceId, tuple[str, str]] = {}
 
     async def hold(self, service: ServiceId) -> bool:
         self.asked_to_hold.append(service)
         return self.holds
+
+    async def release(self, service: ServiceId) -> None:
+        self.released.append(service)
+
+    def in_path(self, service: ServiceId) -> bool:
+        return self.stands
 
     async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
         self.announced[service] = (state, why)

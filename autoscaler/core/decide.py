@@ -7,7 +7,7 @@ Read `decide` from top to bottom; each step is a small pure module of its own be
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from autoscaler.core import keepalive, stabilize, zero
+from autoscaler.core import keepalive, path, stabilize, zero
 from autoscaler.core.lead_time import LeadTimes, StartsSeen, learn_from
 from autoscaler.core.policies import POLICIES
 from autoscaler.core.policy import ServicePolicy
@@ -32,6 +32,8 @@ from autoscaler.core.zero import Awake, Facts, ZeroState
 # take a GPU over and over, and a mended one is found within minutes.
 FIRST_RETRY_S = 30.0
 LONGEST_RETRY_S = 300.0
+# Rule D5: what somebody else decided is left alone this long; a person sees what came of it.
+COOL_OFF_S = 300.0
 DOUBLED_MOST = 16  # times; more is beyond LONGEST_RETRY_S, and in the end beyond any float
 
 
@@ -55,6 +57,7 @@ class Decision:
     because: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     acts: bool = True  # false: dry run or paused
+    in_path: str | None = None  # why the activator should stand in the path; None: it should not
 
     @property
     def changes(self) -> bool:
@@ -77,6 +80,8 @@ class ServiceMemory:
     failed_starts: int = 0
     retry_at_s: float | None = None
     failed_why: str = ""  # what the replicas said of the last start that failed
+    blind_since_s: float | None = None
+    overridden_at_s: float | None = None  # when somebody else was last seen to change the count
 
 
 def first_memory(snapshot: ServiceSnapshot, lead_times: LeadTimes) -> ServiceMemory:
@@ -116,11 +121,22 @@ def decide(
     facts = _facts(snapshot, policy, memory, lead_time_s=lead_time_s, now_s=now_s)
     rule = zero.next_state(memory.state, facts)
     count = _count(rule.count, wish, policy)
+    if _overridden(memory, now_s) and snapshot.scale > 0:
+        count, wish = snapshot.scale, _left_alone(wish, snapshot, memory, now_s)
     failed_why = _complaints(snapshot) if facts.overdue else None
     memory = _entered(rule.to, memory, failed_why=failed_why, now_s=now_s)
     # 5. Say it.
     why = _why(rule, snapshot, memory)
-    return _decision(snapshot, policy, wish, rule, count, why=why), memory
+    in_path = path.why_in_path(
+        snapshot,
+        policy,
+        rule.to,
+        count=count,
+        active_s=now_s - memory.state_since_s,
+        blind_s=0.0 if memory.blind_since_s is None else now_s - memory.blind_since_s,
+    )
+    decision = _decision(snapshot, policy, wish, rule, count, why=why)
+    return replace(decision, in_path=in_path), memory
 
 
 def signals_at(snapshot: ServiceSnapshot, memory: ServiceMemory, now_s: float) -> Signals:
@@ -199,7 +215,29 @@ def _remember(
             down=policy.scale_down,
         ),
         scale=snapshot.scale,
+        blind_since_s=(now_s if memory.blind_since_s is None else memory.blind_since_s)
+        if path.is_blind(snapshot)
+        else None,
+        overridden_at_s=now_s
+        if snapshot.written_by and snapshot.scale != memory.scale
+        else memory.overridden_at_s,
     )
+
+
+def _overridden(memory: ServiceMemory, now_s: float) -> bool:
+    return memory.overridden_at_s is not None and now_s - memory.overridden_at_s < COOL_OFF_S
+
+
+def _left_alone(
+    wish: Proposal, snapshot: ServiceSnapshot, memory: ServiceMemory, now_s: float
+) -> Proposal:
+    """The count that somebody else set, as a wish."""
+    since_s = now_s - (memory.overridden_at_s or 0.0)
+    why = (
+        f"D5 {snapshot.written_by or 'somebody else'} set {snapshot.scale} {since_s:.0f} s ago, "
+        f"left alone for {COOL_OFF_S:.0f} s; {wish.replicas} wanted"
+    )
+    return replace(wish, replicas=snapshot.scale, because=(*wish.because, why))
 
 
 def _bounded(wish: Proposal, policy: ServicePolicy) -> Proposal:
@@ -233,11 +271,16 @@ def _facts(
         demanded=any(isinstance(seen, Reading) and seen.value > 0 for seen in activity),
         floored=policy.min_replicas > 0,
         ready=_ready(snapshot) > 0,
-        idle=keep_s is not None and idle_s is not None and idle_s >= keep_s and not starting,
+        idle=keep_s is not None
+        and idle_s is not None
+        and idle_s >= keep_s
+        and not starting
+        and not _overridden(memory, now_s),
         overdue=memory.state is ZeroState.WAKING
         and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
         backing_off=memory.retry_at_s is not None and now_s < memory.retry_at_s,
+        parked=snapshot.scale == 0 and bool(snapshot.written_by),
         path_held=snapshot.path_held,
     )
 

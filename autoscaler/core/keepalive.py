@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long idle is worth keeping before a service goes to sleep."""
 
-from autoscaler.core.policy import Idle, ServicePolicy
+from autoscaler.core.policy import Idle, InPath, ServicePolicy
 from autoscaler.core.signals import Measure, Measures, NoReading
 
 SHORTEST_AUTO_S = 60.0
@@ -16,6 +16,8 @@ def keepalive_s(policy: ServicePolicy, *, lead_time_s: float | None) -> float | 
     the lead time, so the lead time it is, within a minute and an hour.
     """
     if policy.min_replicas > 0 or policy.scale_to_zero_after is Idle.NEVER:
+        return None
+    if policy.activator is InPath.NEVER:
         return None
     if isinstance(policy.scale_to_zero_after, Idle):
         return min(max(lead_time_s or 0.0, SHORTEST_AUTO_S), LONGEST_AUTO_S)

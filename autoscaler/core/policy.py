@@ -2,7 +2,7 @@
 """What a user wants for one service, after `contract.py` has read and checked it."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from autoscaler.core.signals import Signal
 
@@ -41,6 +41,14 @@ class RateRule:
     tolerance_ratio: float = 0.0
 
 
+class InPath(StrEnum):
+    """When the activator stands in a service's path."""
+
+    AUTO = "auto"  # only while it is needed
+    ALWAYS = "always"
+    NEVER = "never"  # then nothing could hold a request, so the service never sleeps
+
+
 class Idle(Enum):
     """What stands in `scale-to-zero-after` when it is not a duration."""
 
@@ -67,5 +75,6 @@ class ServicePolicy:
     scale_down: RateRule = RateRule(window_s=None, tolerance_ratio=0.1)
     signal_window_s: float = 6.0
     slots: int | None = None
+    activator: InPath = InPath.AUTO
     dry_run: bool = False
     paused: bool = False

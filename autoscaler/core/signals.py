@@ -139,8 +139,10 @@ class ServiceSnapshot:
     """All that one decision may look at.
 
     `scale` is the replica count asked of the platform now; `generation` is the platform's number
-    for this state of the service: an action is refused once it has moved on. `path_held` is true
-    only if an activator has been proven to receive the service's requests.
+    for this state of the service: an action is refused once it has moved on. `written_by`: who set
+    that count, where it was neither Tidegate nor whoever made the service; else empty.
+    `in_path`: the activator stands in the path now; `path_held` is true only if an activator has
+    been proven to receive the service's requests.
     A measure that no configured source speaks of is absent from `measures`; one whose source failed
     is there as `NoReading`.
     """
@@ -152,3 +154,5 @@ class ServiceSnapshot:
     replicas: tuple[Replica, ...]
     measures: Measures = field(default_factory=dict)
     path_held: bool = False
+    in_path: bool = True
+    written_by: str = ""

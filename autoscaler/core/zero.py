@@ -26,6 +26,7 @@ class Facts:
     idle: bool  # idleness is proven for the whole keep-alive, and nothing is starting (D6)
     overdue: bool  # waking took longer than the cold-start timeout, and no replica is at work
     backing_off: bool  # the last start failed, and its pause has not passed
+    parked: bool  # somebody else set the count to 0
     path_held: bool  # an activator is proven to receive the service's requests
 
 
@@ -37,6 +38,7 @@ class Awake(Enum):
 
 
 CONDITIONS: Mapping[str, Callable[[Facts], bool]] = {
+    "somebody else set the count to 0": lambda f: f.parked,
     "a start failed a moment ago": lambda f: f.backing_off,
     "demand, or a floor": lambda f: f.demanded or f.floored,
     "a replica is ready": lambda f: f.ready,
@@ -60,6 +62,9 @@ class Rule:
 
 
 RULES: Sequence[Rule] = (
+    *(Rule(state, "somebody else set the count to 0", ZeroState.ASLEEP, Awake.NONE,
+           "D5 set to 0 by somebody else; it stays 0 until it is set above")
+      for state in ZeroState),
     Rule(ZeroState.ASLEEP, "a start failed a moment ago", ZeroState.ASLEEP, Awake.NONE,
          "the last start failed; waiting before the next"),
     Rule(ZeroState.ASLEEP, "demand, or a floor", ZeroState.WAKING, Awake.ENOUGH, "waking"),

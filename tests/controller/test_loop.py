@@ -4,6 +4,7 @@
 import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -139,9 +140,21 @@ async def test_sleep_needs_an_activator_in_the_path() -> None:
 async def test_an_active_service_is_not_asked_to_be_held() -> None:
     """While replicas serve, the activator is not called into the path."""
     world = World(a_view(scale=1, scale_to_zero_after=10.0))
+    world.routes.stands = False
     for at_s in range(5):
         await world.tick_at(at_s)
     assert world.routes.asked_to_hold == []
+
+
+@pytest.mark.parametrize(("settings", "releases"), [({}, True), ({"dry_run": True}, False)])
+async def test_the_path_is_left_once_an_active_service_has_settled(
+    settings: dict[str, Any], releases: bool
+) -> None:
+    """Warm requests go straight to the replicas; a dry run moves no path either."""
+    world = World(a_view(scale=1, **settings))
+    for at_s in range(5):
+        await world.tick_at(at_s)
+    assert (A_SERVICE in world.routes.released) is releases
 
 
 async def test_lead_times_are_learned_and_outlive_the_loop() -> None:

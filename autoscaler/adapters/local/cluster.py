@@ -163,6 +163,12 @@ class LocalCluster:
     async def hold(self, service: ServiceId) -> bool:
         return self._activators.held_by(route_key(service))
 
+    async def release(self, service: ServiceId) -> None:
+        """On one machine clients know no other way than through the activator: it stays."""
+
+    def in_path(self, service: ServiceId) -> bool:
+        return True
+
     async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
         held = self._services.get(service)
         if held is not None and (held.state, held.why) != (state, why):
