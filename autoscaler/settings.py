@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from autoscaler import contract
-from autoscaler.contract import DURATION, Unreadable, bad_value, unknown_key
-from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.policy import InPath, ServicePolicy
 from autoscaler.errors import BadInput
+from autoscaler.text import DURATION, Unreadable, bad_value, duration_s, unknown_key
 
 NAME = "letters, digits and dashes, beginning with a letter, at most 63"
 LISTEN = "HOST:PORT such as 127.0.0.1:8081"
+WORKER_SLOTS = 4  # what the bundled worker serves at once where nobody says another number
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,6 @@ class ServiceSettings:
     listen: Address
     command: tuple[str, ...]
     policy: ServicePolicy
-    slots: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     ready_path: str = "/v2/health/ready"
@@ -100,9 +100,6 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "serve these models with the bundled worker", "this or command"),
     FileKey("services.NAME", "command", "a list of words; {host} and {port} are filled in",
             "start any other server as a replica", "this or models"),
-    FileKey("services.NAME", "slots", "a whole number from 1 to 100000",
-            "requests that one replica serves at once; the rest waits in the activator",
-            "4 with models, else no limit"),
     FileKey("services.NAME", "env", "a table NAME = TEXT", "added to each replica's environment",
             "empty"),
     FileKey("services.NAME", "cwd", "a folder", "where replicas run", "where the controller runs"),
@@ -239,7 +236,6 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
     models = take("models", None, _models(base))
     command = take("command", None, _words)
     ours = command is None
-    slots = take("slots", 4 if ours else None, _whole(1, 100000))
     fields = {
         "env": take("env", {}, _texts),
         "cwd": take("cwd", None, _folder(base)),
@@ -247,7 +243,7 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
         "metrics_path": take("metrics-path", "/metrics" if ours else "", _url_path_or_none) or None,
         "drain_grace_s": take("drain-grace", 30.0, _seconds),
     }
-    policy = _policy(table, slots)
+    policy = _policy(table, slots=WORKER_SLOTS if ours else None)
     if listen is None and len(table.problems) == before:
         table.problems.append(f"{table.where}listen: missing; permitted: {LISTEN}")
     if (models is None) == (command is None) and len(table.problems) == before:
@@ -255,22 +251,26 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
     if len(table.problems) > before:
         return None
     return ServiceSettings(
-        name, listen, command or _worker_command(models, slots), policy, slots, **fields
+        name, listen, command or _worker_command(models, policy.slots), policy, **fields
     )
 
 
-def _policy(table: _Table, slots: int | None) -> ServicePolicy:
+def _policy(table: _Table, *, slots: int | None) -> ServicePolicy:
     known = {key.name for key in contract.KEYS}
     ours = {name: table.values.pop(name) for name in list(table.values) if name in known}
     table.refuse_rest(_names("services.NAME") + sorted(known))
     try:
-        return contract.policy_from(ours, where=table.where, slots=slots)
+        policy = contract.policy_from(ours, where=table.where, slots=slots)
     except BadInput as wrong:
         table.problems.extend(wrong.problems)
         return ServicePolicy()
+    if policy.activator is InPath.NEVER:
+        why = "on one machine every request comes through the activator"
+        table.problems.append(bad_value(f"{table.where}activator", "never", "auto, always", why))
+    return policy
 
 
-def _worker_command(models: Mapping[str, Path], slots: int) -> tuple[str, ...]:
+def _worker_command(models: Mapping[str, Path], slots: int | None) -> tuple[str, ...]:
     """How the bundled worker is started; by its own entry, so no package reaches into another."""
     served = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
     start = (sys.executable, "-m", "autoscaler.cli", "worker")
@@ -392,7 +392,7 @@ def _whole(least: int, most: int) -> Any:
 
 
 def _seconds(value: object) -> float:
-    return contract.duration_s(str(value))
+    return duration_s(str(value))
 
 
 def _between_s(least: float, most: float) -> Any:

@@ -32,7 +32,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     (iris,) = settings.services
     assert (settings.controller.tick_s, settings.activator.processes) == (0.5, 1)
     assert settings.controller.state_dir == tmp_path / ".tidegate"
-    assert (iris.name, iris.listen, iris.slots) == ("iris", Address("127.0.0.1", 8081), None)
+    assert (iris.name, iris.listen, iris.policy.slots) == ("iris", Address("127.0.0.1", 8081), None)
     assert iris.policy.max_replicas == 4
 
 
