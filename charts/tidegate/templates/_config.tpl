@@ -3,7 +3,7 @@
 [controller]
 api = "0.0.0.0:8070"
 channel = "0.0.0.0:8071"
-tick = {{ .Values.controller.tick | toJson }}
+tick = "{{ .Values.controller.tickSeconds }}s"
 
 [kubernetes]
 namespaces = {{ .Values.namespaces | toJson }}

@@ -18,6 +18,12 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* Of the pods: nothing that an upgrade of the chart alone would change, so that it rolls none. */}}
+{{- define "tidegate.podLabels" -}}
+{{ include "tidegate.selector" . }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end }}
+
 {{- define "tidegate.metadata" -}}
 name: tidegate-{{ .component }}
 namespace: {{ .root.Release.Namespace }}
@@ -26,7 +32,7 @@ labels:
 {{- end }}
 
 {{- define "tidegate.podAnnotations" -}}
-{{- if not .root.Values.monitoring.podMonitor }}
+{{- if not .root.Values.monitoring.podMonitor -}}
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ .metricsPort | quote }}
 prometheus.io/path: /metrics
@@ -55,7 +61,6 @@ securityContext:
   {{- if not (.root.Capabilities.APIVersions.Has "security.openshift.io/v1") }}
   runAsUser: 65532
   runAsGroup: 65532
-  fsGroup: 65532
   {{- end }}
   seccompProfile:
     type: RuntimeDefault
@@ -109,7 +114,7 @@ resources:
   {{- toYaml (index .root.Values .component).resources | nindent 2 }}
 {{- end }}
 
-{{/* Why a pod of these may be evicted: one at a time. */}}
+{{/* Pods are evicted one at a time, and a broken one never stands in the way of a drained node. */}}
 {{- define "tidegate.disruption" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
