@@ -88,12 +88,11 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* What both containers share: image, command, security, environment, size. */}}
+{{/* What both containers share: image, security, environment, size. */}}
 {{- define "tidegate.container" -}}
 name: {{ .component }}
 image: {{ printf "%s:%s" .root.Values.image.repository (.root.Values.image.tag | default .root.Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-command: [tidegate]
 securityContext:
   allowPrivilegeEscalation: false
   capabilities:
