@@ -3,6 +3,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -59,6 +62,50 @@ def test_every_query_is_balanced(where: str, queries: list[str]) -> None:
             elif sign in pairs:
                 assert open_ones.pop() == pairs[sign], where
         assert not open_ones, where
+
+
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool (Debian: prometheus)")
+
+
+def promtool(*words: str) -> None:
+    done = subprocess.run(  # noqa: S603  our own words
+        [str(PROMTOOL), *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_prometheus_reads_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    """Its own parser, once Grafana has filled in its interval."""
+    texts = [query for panel in PANELS for query in panel.queries.values()]
+    rules = [
+        {"record": f"panel:{number}", "expr": text.replace("$__rate_interval", "1m")}
+        for number, text in enumerate(texts)
+    ]
+    path = tmp_path / "panels.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", str(path))
+
+
+@needs_promtool
+def test_alerts_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
+    """Stories of an hour, told to Prometheus: see alerts.yaml."""
+    shutil.copy(CHART / "files" / "rules.yaml", tmp_path)
+    shutil.copy(Path(__file__).parent / "alerts.yaml", tmp_path)
+    promtool("test", "rules", str(tmp_path / "alerts.yaml"))
+
+
+def test_every_alert_has_a_story() -> None:
+    """One that never fired anywhere may never fire."""
+    stories = yaml.safe_load((Path(__file__).parent / "alerts.yaml").read_text())["tests"]
+    told_of = {
+        case["alertname"]
+        for story in stories
+        for case in story["alert_rule_test"]
+        if case["exp_alerts"]
+    }
+    assert told_of == {rule["alert"] for rule in RULES}
 
 
 def test_the_dashboard_is_what_grafana_loads(helm: Helm) -> None:
