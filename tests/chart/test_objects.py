@@ -208,7 +208,8 @@ def test_every_port_that_is_named_exists(rendered: Rendered) -> None:
     for policy in rendered.of("NetworkPolicy"):
         for rule in policy["spec"]["ingress"]:
             for port in rule["ports"]:
-                assert port["port"] == 20000 or port["port"] in ports[policy["metadata"]["name"]]
+                named = ports[policy["metadata"]["name"]]
+                assert "endPort" in port or port["port"] in named
     for monitor in rendered.of("PodMonitor"):
         for end in monitor["spec"]["podMetricsEndpoints"]:
             assert any(end["port"] in names for names in ports.values())
@@ -239,12 +240,11 @@ def test_a_changed_config_rolls_the_controller_and_nothing_else(helm: Helm) -> N
 
 
 def test_an_activator_is_given_the_time_to_finish(helm: Helm) -> None:
-    """Kubernetes kills it only after its own drain, and after the sleep before that."""
+    """Kubernetes kills it only after its own drain, after the seconds of parting."""
     pod = helm.render({"activator": {"drainSeconds": 1800}}).pods()["tidegate-activator"]["spec"]
     (container,) = pod["containers"]
-    slept = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert "1800" in container["args"]
-    assert pod["terminationGracePeriodSeconds"] >= 1800 + slept + 10
+    assert pod["terminationGracePeriodSeconds"] >= 1800 + 20
 
 
 def test_an_upgrade_never_takes_a_pod_away_first(rendered: Rendered) -> None:
@@ -263,9 +263,19 @@ def test_the_channel_is_open_to_activators_only(helm: Helm) -> None:
     labels = rendered.pods()["tidegate-activator"]["metadata"]["labels"]
     assert peer.keys() == {"podSelector"}
     assert selects(peer["podSelector"]["matchLabels"], labels)
+    assert [rule["ports"] for rule in (channel, api)] == [[{"port": "channel"}], [{"port": "api"}]]
     assert api["from"] == [{"podSelector": {}}, *EVERYTHING["networkPolicy"]["apiFrom"]]
-    routes = rendered.one("NetworkPolicy", "tidegate-activator")["spec"]["ingress"][0]
-    assert routes == {"ports": [{"port": 20000, "endPort": 29999}]}
+
+
+def test_clients_reach_every_port_of_an_activator_but_health(helm: Helm) -> None:
+    """A headless Service's clients come to the port that they know, whichever it is."""
+    routes, health = helm.render().one("NetworkPolicy", "tidegate-activator")["spec"]["ingress"]
+    open_ports = {
+        number for ports in routes["ports"] for number in range(ports["port"], ports["endPort"] + 1)
+    }
+    assert set(range(1, 65536)) - open_ports == {8072}
+    assert "from" not in routes
+    assert health["from"] == [{"podSelector": {}}]
 
 
 def test_what_users_ask_of_pods_reaches_both(helm: Helm) -> None:

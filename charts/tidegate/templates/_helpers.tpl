@@ -64,6 +64,11 @@ securityContext:
   {{- end }}
   seccompProfile:
     type: RuntimeDefault
+  {{- if eq .component "activator" }}
+  # Clients of headless Services come to the port that they know, which may be 80.
+  sysctls:
+    - {name: net.ipv4.ip_unprivileged_port_start, value: "0"}
+  {{- end }}
 topologySpreadConstraints:
   {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
   - topologyKey: {{ . }}
