@@ -114,7 +114,7 @@ def _alone(
         Problem(_POLICY_FROM, f"ConfigMap {name!r} is not among these files: not checked")
         for name in missing
     ]
-    if any(wish.target.plural == "" for wish in wishes):
+    if any(wish.target.plural == "" and wish.policy for wish in wishes):
         why = f"whether a {one.ref.kind} has a replica count to scale cannot be seen from here"
         notes.append(Problem(("kind",), why))
     _remarks(one, said.problems, said.warnings, [*said.notes, *notes], found)
