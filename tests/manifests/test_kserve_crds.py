@@ -45,11 +45,10 @@ def specs(kind: str) -> dict[str, Any]:
 
 
 def has(schema: dict[str, Any], path: str) -> bool:
+    found: Any = schema
     for step in path.split("."):
-        schema = schema.get("items", schema).get("properties", {}).get(step)
-        if schema is None:
-            return False
-    return True
+        found = found.get("items", found).get("properties", {}).get(step, {})
+    return bool(found)
 
 
 def test_an_inference_service_has_what_is_read_of_it() -> None:
