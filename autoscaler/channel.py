@@ -3,15 +3,16 @@
 
 Pure: bytes in, values out; who connects to whom is the adapters' and the activator's business.
 
-    controller -> activator   {"version": 7, "routes": [Route...]}
+    controller -> activator   {"version": 7, "activators": 2, "routes": [Route...]}
     activator  -> controller  {"hello": {"process": 0, "of": 2, "pid": 4711, "token": "..."}}
                               {"version": 7, "demand": [Demand...], "listening": [Listening...],
-                               "waking": ["name"...], "waits_s": {"name": 0.3}}
+                               "waking": ["name"...], "waits_s": {"name": 0.3}, "leaving": false}
 
 Routes go level-triggered: always the whole table, each replacing the last; `version` counts them,
 and a report says which one the activator follows. A report names only the services whose demand
 changed since the last; all of them at least once a second. `waking` names services whose first
-request has just begun to wait: that report is sent at once.
+request has just begun to wait: that report is sent at once. `leaving`: told to stop; it serves what
+still comes, and is to be sent nothing more.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,10 +33,14 @@ class ChannelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """All that one activator is to serve; it replaces everything said before."""
+    """All that one activator is to serve; it replaces everything said before.
+
+    `activators`: how many there are, itself included, to share what no slots were dealt for.
+    """
 
     version: int
     routes: tuple[Route, ...]
+    activators: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +71,24 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an activator knows. `waits_s`: service -> for how long its oldest held has waited."""
+    """What an activator knows. `waits_s`: service -> for how long its oldest held has waited.
+
+    `leaving`: it has been told to stop and goes as soon as all is answered.
+    """
 
     version: int
     demand: tuple[Demand, ...] = ()
     listening: tuple[Listening, ...] = ()
     waking: tuple[str, ...] = ()
     waits_s: Mapping[str, float] = field(default_factory=dict)
+    leaving: bool = False
 
 
 class Lines:
-    """Cuts a stream of bytes into lines. A line longer than `MAX_LINE_BYTES` is an error."""
+    """Cuts a stream of bytes into lines. A line longer than `limit_bytes` is an error."""
 
     def __init__(self, *, limit_bytes: int = MAX_LINE_BYTES) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._parts: list[bytes] = []
         self._size_bytes = 0
 
@@ -97,14 +106,14 @@ class Lines:
 
     def _keep(self, part: bytes) -> None:
         self._size_bytes += len(part)
-        if self._size_bytes > self._limit_bytes:
-            raise ChannelError(f"a line is longer than {self._limit_bytes} bytes")
+        if self._size_bytes > self.limit_bytes:
+            raise ChannelError(f"a line is longer than {self.limit_bytes} bytes")
         if part:
             self._parts.append(part)
 
 
-def encode_routes(version: int, routes: Iterable[Route]) -> bytes:
-    return _line({"version": version, "routes": list(routes)})
+def encode_routes(version: int, routes: Iterable[Route], *, activators: int = 1) -> bytes:
+    return _line({"version": version, "activators": activators, "routes": list(routes)})
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -120,7 +129,9 @@ def decode_routes(line: bytes) -> Routes:
     message = _object(line)
     try:
         return Routes(
-            version=int(message["version"]), routes=tuple(_route(r) for r in message["routes"])
+            version=int(message["version"]),
+            routes=tuple(_route(r) for r in message["routes"]),
+            activators=max(1, int(message.get("activators", 1))),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ChannelError(f"not a route table: {error!r}") from error
@@ -138,6 +149,7 @@ def decode_report(line: bytes) -> Hello | Report:
             listening=tuple(Listening(**each) for each in message["listening"]),
             waking=tuple(str(service) for service in message["waking"]),
             waits_s={str(s): float(wait_s) for s, wait_s in message["waits_s"].items()},
+            leaving=bool(message.get("leaving", False)),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ChannelError(f"not a report: {error!r}") from error

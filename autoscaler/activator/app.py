@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One activator process: a desk per service, and the channel to the controller.
+"""One activator process: a desk per service, and what is known of them.
 
-The data path outlives the controller: while the channel is down every desk goes on with its last
-route, and the process tries again and again to reach the controller.
+The data path outlives the controller: while the channel is down (`link.py`) every desk goes on with
+its last route.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import resource
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -20,28 +20,21 @@ from typing import Final
 import structlog
 
 from autoscaler.activator.desk import Departures, Desk, Shared
-from autoscaler.channel import (
-    ChannelError,
-    Hello,
-    Lines,
-    Listening,
-    Report,
-    Routes,
-    decode_routes,
-    encode_hello,
-    encode_report,
-)
-from autoscaler.core.routes import Demand
+from autoscaler.activator.discovery import Discovery
+from autoscaler.activator.finding import Finder
+from autoscaler.activator.link import PUSH_S, Controller, Link
+from autoscaler.activator.listener import Listener
+from autoscaler.activator.lobby import Lobby
+from autoscaler.channel import Hello, Listening, Report, Routes
+from autoscaler.core.routes import Demand, Route
 
-PUSH_S: Final = 0.1  # demand that changed is told this often ...
-PUSH_ALL_S: Final = 1.0  # ... and everything this often, changed or not
-RECONNECT_S: Final = 0.05  # the first try after a loss, doubled with each failure ...
-RECONNECT_MAX_S: Final = 1.0  # ... up to this
-ALONE_S: Final = 3.0  # without a controller for so long, see `Desk._seat`
+PUSH_ALL_S: Final = 1.0  # everything is told this often, changed or not
 TICK_S: Final = 1.0
 # A connection that was accepted but not yet read when draining begins still gets its answer:
 # nothing is closed before this long has passed without anything to do.
 QUIET_S: Final = 0.25
+# A service whose endpoints cannot be found out is no reason to withhold all the others for longer.
+FINDING_S: Final = 10.0
 _RESERVED_DESCRIPTORS: Final = 64
 
 log = structlog.get_logger("activator")
@@ -57,18 +50,34 @@ def raise_descriptor_limit() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one activator process runs. `grace_s`: how long finishing may take when told to stop."""
+    """How one activator process runs.
 
-    channel: Path
+    `linger_s`: for how long it goes on taking in clients when told to stop, until those who send
+    them here have heard of it; `grace_s`: how long finishing may take from then on. `bind`: the
+    address to listen on, whatever the routes say. `pod` and `bearer` (the file of the token that
+    vouches for it) say who it is, where a platform knows its processes by such.
+    """
+
     process: int = 0
     of: int = 1
+    linger_s: float = 0.0
     grace_s: float = 30.0
+    bind: str | None = None
+    pod: str = ""
+    bearer: Path | None = None
 
 
 class Activator:
     """Serves what the controller routes to it, until `stop` is called and all is answered."""
 
-    def __init__(self, settings: Settings, *, descriptors: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        controller: Controller,
+        descriptors: int,
+        discovery: Discovery | None = None,
+    ) -> None:
         self._settings = settings
         self._stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -80,20 +89,46 @@ class Activator:
             on_wait=self._request_waits,
             departures=self._departures,
             shares_ports=settings.of > 1,
+            name=settings.pod or str(os.getpid()),
         )
         self._desks: dict[str, Desk] = {}
+        self._lobbies: dict[tuple[str, int], Lobby] = {}
         self._leaving: list[Desk] = []  # no longer routed; their last requests are in flight
         self._version = 0
         self._told: dict[str, Demand] = {}
         self._told_all_at_s = 0.0
         self._waking: set[str] = set()
-        self._push = asyncio.Event()
-        self._hello = Hello(settings.process, settings.of, os.getpid(), secrets.token_hex(8))
+        self._token = secrets.token_hex(8)
+        self.push = asyncio.Event()
+        self.link = Link(controller, self)
+        self._finder: Finder | None = None
+        if discovery is not None:
+            self._finder = Finder(discovery, waits=self._somebody_waits)
+            self._finder.on_change = self._refill
+        self._routes: dict[str, Route] = {}  # as they were told
+        self._routed_at_s: float | None = None
+        self._complete = False
 
     @property
     def desks(self) -> Mapping[str, Desk]:
         """The services that are served here, by name."""
         return self._desks
+
+    @property
+    def clients(self) -> int:
+        """Connections of clients that are open."""
+        return self._shared.clients
+
+    def unready_because(self) -> str:
+        """Why requests had better not be sent here yet, or any more; empty: they may be."""
+        if self._stop.is_set():
+            return "it has been told to stop"
+        if self._routed_at_s is None:
+            return "no controller has told it any routes yet"
+        if self._complete or monotonic() - self._routed_at_s >= FINDING_S:
+            return ""
+        self._complete = self._finder is None or self._finder.complete
+        return "" if self._complete else "the endpoints of its routes are being found"
 
     def stop(self) -> None:
         """Finish: take no new connections, answer what is here, then let `run` return."""
@@ -101,104 +136,46 @@ class Activator:
 
     async def run(self) -> None:
         """Serve until told to stop, then drain."""
-        channel = asyncio.create_task(self._keep_channel())
-        ticking = asyncio.create_task(self._tick())
+        jobs = [self.link.run(), self._tick()]
+        if self._finder is not None:
+            jobs.append(self._finder.run())
+        tasks = [asyncio.create_task(job) for job in jobs]
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            stopping = asyncio.create_task(self._stop.wait())
-            await asyncio.wait((stopping, channel, ticking), return_when=asyncio.FIRST_COMPLETED)
-            for task in (channel, ticking):
+            await asyncio.wait((stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 if task.done():
-                    task.result()  # neither ends by itself: this raises what ended it
+                    task.result()  # none ends by itself: this raises what ended it
             await self._drain()
         finally:
             stopping.cancel()
-            channel.cancel()
-            ticking.cancel()
-            await asyncio.gather(stopping, channel, ticking, return_exceptions=True)
-            for desk in (*self._desks.values(), *self._leaving):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(stopping, *tasks, return_exceptions=True)
+            for desk in self._all_desks():
                 desk.close()
+            for lobby in self._lobbies.values():
+                lobby.listener.close()
             self._departures.close()
 
-    # The channel
+    # What the channel asks and says
 
-    async def _keep_channel(self) -> None:
-        wait_s = RECONNECT_S
-        lost_at_s: float | None = None
-        while True:
-            try:
-                reader, writer = await asyncio.open_unix_connection(self._settings.channel)
-            except OSError as error:
-                if lost_at_s is None:
-                    lost_at_s = monotonic()
-                    log.warning(
-                        "controller out of reach; serving with the last routes",
-                        channel=str(self._settings.channel),
-                        why=str(error),
-                    )
-                if monotonic() - lost_at_s >= ALONE_S:
-                    self._set_alone(True)
-                await asyncio.sleep(wait_s)
-                wait_s = min(RECONNECT_MAX_S, wait_s * 2)
-                continue
-            log.info("channel open", channel=str(self._settings.channel))
-            wait_s, lost_at_s = RECONNECT_S, None
-            why = await self._converse(reader, writer)
-            log.warning("channel closed; serving with the last routes", why=why)
-            lost_at_s = monotonic()
+    def hello(self) -> Hello:
+        """Who speaks. The token is read anew each time: it expires, and is replaced in time."""
+        settings = self._settings
+        bearer = "" if settings.bearer is None else settings.bearer.read_text().strip()
+        return Hello(settings.process, settings.of, os.getpid(), self._token, settings.pod, bearer)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-        """Listen and report until the connection ends; why it did."""
+    def begin(self) -> None:
+        """A conversation begins: its numbers are its own, and nothing has been told in it."""
         self._told.clear()
-        self._version = 0  # the numbers are the connection's: what is followed now has none in it
-        self._push.set()
-        writer.write(encode_hello(self._hello))
-        reporting = asyncio.create_task(self._report(writer))
-        listening = asyncio.create_task(self._obey(reader))
-        try:
-            done, _ = await asyncio.wait(
-                (reporting, listening), return_when=asyncio.FIRST_COMPLETED
-            )
-            return done.pop().result()
-        finally:
-            reporting.cancel()
-            listening.cancel()
-            await asyncio.gather(reporting, listening, return_exceptions=True)
-            writer.close()
+        self._version = 0
 
-    async def _obey(self, reader: asyncio.StreamReader) -> str:
-        lines = Lines()
-        try:
-            while data := await reader.read(1 << 16):
-                received = lines.feed(data)
-                if received:  # each replaces the one before
-                    await self._follow(decode_routes(received[-1]))
-        except ChannelError as error:
-            log.error("the controller said something unintelligible", why=str(error))
-            return str(error)
-        except OSError as error:
-            return str(error)
-        return "the controller closed it"
-
-    async def _report(self, writer: asyncio.StreamWriter) -> str:
-        try:
-            while True:
-                report = self._take_report()
-                if report is not None:
-                    writer.write(encode_report(report))
-                    await writer.drain()
-                try:
-                    async with asyncio.timeout(PUSH_S):
-                        await self._push.wait()
-                except TimeoutError:
-                    continue
-        except OSError as error:
-            return str(error)
-
-    def _take_report(self) -> Report | None:
+    def report(self) -> Report | None:
         """What has to be told now; None: nothing has changed, and it is not time yet to say all."""
         now_s = monotonic()
-        urgent = self._push.is_set()
-        self._push.clear()
+        urgent = self.push.is_set()
+        self.push.clear()
         everything = urgent or now_s - self._told_all_at_s >= PUSH_ALL_S
         if everything:
             self._told_all_at_s = now_s
@@ -224,32 +201,80 @@ class Activator:
             ),
             waking=tuple(sorted(waking)),
             waits_s=waits_s,
+            leaving=self._stop.is_set(),
         )
 
     def _request_waits(self, desk: Desk, cold: bool) -> None:
         if cold:
+            desk.cold_starts += 1
             self._waking.add(desk.route.service)
-        self._push.set()
+        self.push.set()
 
     # The routes
 
-    async def _follow(self, table: Routes) -> None:
-        self._set_alone(False)
-        wanted = {route.service: route for route in table.routes}
+    async def follow(self, table: Routes) -> None:
+        """Take over the controller's routes."""
+        self.set_alone(False)
+        wanted = {route.service: self._bound(route) for route in table.routes}
+        self._routes = wanted
+        if self._finder is not None:
+            self._finder.follow(wanted, activators=table.activators)
         for name in list(self._desks):
-            old = self._desks[name].route
             new = wanted.get(name)
-            if new is None or (new.host, new.port) != (old.host, old.port):
+            if new is None or _entrance(new) != _entrance(self._desks[name].route):
                 self._leave(name)
-        for name, route in wanted.items():
+        for name, told in wanted.items():
+            route = self._filled(told)
             desk = self._desks.get(name)
             if desk is not None:
                 desk.follow(route)
             else:
-                self._desks[name] = Desk(self._shared, route)
+                self._desks[name] = Desk(self._shared, route, self._shared_listener(route))
+        self._seat_lobbies()
         self._version = table.version
+        if self._routed_at_s is None:
+            self._routed_at_s = monotonic()
         await self._listen()
-        self._push.set()
+        self.push.set()
+
+    def _filled(self, route: Route) -> Route:
+        return route if self._finder is None else self._finder.fill(route)
+
+    def _refill(self, names: set[str]) -> None:
+        """The endpoints of these have changed."""
+        for name in names & self._desks.keys() & self._routes.keys():
+            self._desks[name].follow(self._filled(self._routes[name]))
+
+    def _somebody_waits(self, name: str) -> bool:
+        desk = self._desks.get(name)
+        return desk is not None and desk.holding.held > 0
+
+    def _bound(self, route: Route) -> Route:
+        bind = self._settings.bind
+        return route if bind is None else replace(route, host=bind)
+
+    def _shared_listener(self, route: Route) -> Listener | None:
+        if not route.hosts:
+            return None
+        at = (route.host, route.port)
+        lobby = self._lobbies.get(at)
+        if lobby is None:
+            lobby = self._lobbies[at] = Lobby(self._shared, *at)
+        return lobby.listener
+
+    def _seat_lobbies(self) -> None:
+        for at, lobby in list(self._lobbies.items()):
+            desks = [
+                desk
+                for desk in self._desks.values()
+                if desk.route.hosts and (desk.route.host, desk.route.port) == at
+            ]
+            lobby.seat(desks)
+            if not desks:
+                lobby.desk.dismiss()
+                lobby.listener.close()
+                self._leaving.append(lobby.desk)
+                del self._lobbies[at]
 
     def _leave(self, name: str) -> None:
         desk = self._desks.pop(name)
@@ -258,7 +283,8 @@ class Activator:
         self._leaving.append(desk)
         log.info("service left", service=name)
 
-    def _set_alone(self, alone: bool) -> None:
+    def set_alone(self, alone: bool) -> None:
+        """No controller has been reached for a while; or one has spoken again."""
         for desk in self._desks.values():
             desk.set_alone(alone)
 
@@ -273,13 +299,13 @@ class Activator:
                     log.error("cannot listen", service=name, why=desk.problem)
                 else:
                     log.info("listening", service=name, host=desk.route.host, port=desk.port)
-                self._push.set()
+                self.push.set()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             now_s = monotonic()
-            for desk in (*self._desks.values(), *self._leaving):
+            for desk in self._all_desks():
                 desk.tick(now_s)
             for desk in [desk for desk in self._leaving if not desk.clients]:
                 desk.close()
@@ -288,16 +314,32 @@ class Activator:
 
     # The end
 
+    def _all_desks(self) -> list[Desk]:
+        lobbies = (lobby.desk for lobby in self._lobbies.values())
+        return [*self._desks.values(), *self._leaving, *lobbies]
+
     async def _drain(self) -> None:
-        """Close the ports; answer what is held, in flight, and still coming on open lines."""
-        log.info("draining", grace_s=self._settings.grace_s)
-        end_s = monotonic() + self._settings.grace_s
-        await asyncio.sleep(0)  # what waits in the accept queue gets in before the ports close
+        """Close the ports; answer what is held, in flight, and still coming on open lines.
+
+        Before that, while clients may still be sent here, all are served as ever, but told to go
+        elsewhere with their next request.
+        """
+        settings = self._settings
+        log.info("draining", linger_s=settings.linger_s, grace_s=settings.grace_s)
         self._shared.draining = True
-        desks = (*self._desks.values(), *self._leaving)
+        if settings.linger_s:
+            for desk in self._all_desks():
+                desk.part()
+            self.push.set()
+            await asyncio.sleep(settings.linger_s)
+        end_s = monotonic() + settings.grace_s
+        await asyncio.sleep(0)  # what waits in the accept queue gets in before the ports close
+        for lobby in self._lobbies.values():
+            lobby.listener.close()
+        desks = self._all_desks()
         for desk in desks:
             desk.drain()
-        self._push.set()
+        self.push.set()
         arrived, quiet_since_s = -1, monotonic()
         while (now_s := monotonic()) < end_s:
             now_arrived = sum(desk.holding.arrived for desk in desks)
@@ -309,3 +351,8 @@ class Activator:
         left = sum(desk.holding.held + desk.holding.in_flight for desk in desks)
         log.info("drained", unanswered=left)
         await asyncio.sleep(PUSH_S if left == 0 else 0)  # the last totals reach the controller
+
+
+def _entrance(route: Route) -> tuple[str, int, bool]:
+    """What a desk cannot change while it is open: where its clients come in."""
+    return (route.host, route.port, bool(route.hosts))

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from time import monotonic
 from typing import Final
 
 from autoscaler.activator.errors import RETRY_AFTER_S
 from autoscaler.activator.holding import Holding, Ticket, TicketState
+from autoscaler.activator.listener import Listener
 from autoscaler.activator.proxy import Client
 from autoscaler.activator.upstream import Pool
 from autoscaler.core.routes import Demand, Route
 
-BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
+# Clients that are to go elsewhere leave with their next answer. A connection on which none was due
+# for so long is closed: by then it is more likely forgotten than about to be used.
+IDLE_PARTING_S: Final = 10.0
 
 
 class Departures:
@@ -70,6 +72,7 @@ class Shared:
 
     `max_clients` bounds connections, so that descriptors for the replicas' side are left; `on_wait`
     is told when a desk's first request begins to wait, and whether no endpoint could be used.
+    `name` is who this activator says it is.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -77,28 +80,42 @@ class Shared:
     on_wait: Callable[[Desk, bool], None]
     departures: Departures
     shares_ports: bool = False
+    name: str = ""
     clients: int = 0
     draining: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Desk:
-    """One service at this activator. `alone`: the controller has been away for a while."""
+    """One service at this activator. `alone`: the controller has been away for a while.
+
+    `listener` is the port of its own, unless it has a `shared_listener`.
+    """
 
     shared: Shared
     route: Route
+    shared_listener: InitVar[Listener | None] = None
+    listener: Listener = field(init=False)
     holding: Holding = field(init=False)
     pools: dict[str, Pool] = field(default_factory=dict)
     clients: set[Client] = field(default_factory=set)
-    problem: str = ""  # why it does not listen
     alone: bool = False
-    _server: asyncio.Server | None = None
-    _port: int = 0
+    cold_starts: int = 0
+    _owns_listener: bool = True
+    _dismissed: bool = False
+    _parting_at_s: float | None = None
     _sweep: asyncio.TimerHandle | None = None
     _sweep_at_s: float = 0.0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, shared_listener: Listener | None) -> None:
         route = self.route
+        self._owns_listener = shared_listener is None
+        self.listener = shared_listener or Listener(
+            route.host,
+            route.port,
+            make_client=lambda: Client(self),
+            shares_port=self.shared.shares_ports,
+        )
         self.holding = Holding(
             hold_limit=route.hold_limit,
             hold_bytes=route.hold_bytes,
@@ -135,6 +152,7 @@ class Desk:
             if endpoint.draining:
                 self.pools[endpoint.id].close()
         self._seat()
+        self._set_parting(self._dismissed or not route.in_path)
 
     def set_alone(self, alone: bool) -> None:
         """The controller went away, or came back."""
@@ -159,48 +177,37 @@ class Desk:
             ticket.owner.released(now_s)
         self.plan_sweep()
 
+    def _set_parting(self, parting: bool) -> None:
+        """Clients are to go elsewhere from now on, or may stay again."""
+        if not parting:
+            self._parting_at_s = None
+        elif self._parting_at_s is None:
+            self._parting_at_s = monotonic()
+            for client in self.clients:
+                client.drain()
+
     # The port
 
     @property
     def port(self) -> int:
-        """The port it listens on; 0 if it does not."""
-        return self._port if self._server is not None else 0
+        """The port on which it is reached; 0 if it is not."""
+        return self.listener.port
+
+    @property
+    def problem(self) -> str:
+        """Why it does not listen."""
+        return self.listener.problem
 
     async def listen(self) -> None:
         """Listen on the route's port if that is not so already; `problem` says why not."""
-        route = self.route
-        if self._server is not None:
-            return
-        family = socket.AF_INET6 if ":" in route.host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self.shared.shares_ports:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((route.host, route.port))
-            sock.setblocking(False)
-            server = await self.shared.loop.create_server(
-                lambda: Client(self), sock=sock, backlog=BACKLOG
-            )
-        except OSError as error:
-            sock.close()
-            self.problem = f"{route.host}:{route.port}: {error.strerror or error}"
-            return
-        self.problem = ""
-        self._server = server
-        self._port = int(sock.getsockname()[1])
-
-    def stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        await self.listener.listen()
 
     # Clients
 
     @property
     def draining(self) -> bool:
-        """Whether every answer must end its connection."""
-        return self.shared.draining
+        """Whether every answer must end its connection: clients do better elsewhere."""
+        return self.shared.draining or self._parting_at_s is not None
 
     def admit(self, client: Client) -> bool:
         """A client has connected; false: there is no room for one more."""
@@ -213,6 +220,11 @@ class Desk:
         if client in self.clients:
             self.clients.remove(client)
             self.shared.clients -= 1
+
+    def pass_on(self, client: Client, to: Desk) -> None:
+        """This client's next request is for another desk."""
+        self.clients.discard(client)
+        to.clients.add(client)
 
     def watch(self, client: Client) -> None:
         self.shared.departures.watch(client)
@@ -270,8 +282,12 @@ class Desk:
         """Called every second or so."""
         for pool in self.pools.values():
             pool.close_stale(now_s)
+        parting_at_s = self._parting_at_s
+        late = parting_at_s is not None and now_s - parting_at_s >= IDLE_PARTING_S
         for client in list(self.clients):
             client.tick(now_s)
+            if late:
+                client.close_if_idle(since_s=now_s - IDLE_PARTING_S)
 
     # Words
 
@@ -323,11 +339,14 @@ class Desk:
             or any(client.transport.get_write_buffer_size() for client in self.clients)
         )
 
+    def part(self) -> None:
+        """End every connection with its next answer; go on taking in new ones."""
+        self._set_parting(True)
+
     def drain(self) -> None:
         """Take no new connection, and end each with its next answer."""
         self.stop_listening()
-        for client in self.clients:
-            client.drain()
+        self.part()
 
     def close(self) -> None:
         """End everything at once."""
@@ -342,8 +361,13 @@ class Desk:
 
     def dismiss(self) -> None:
         """The service is gone: nobody new, those held are sent away, those in flight may end."""
-        self.stop_listening()
+        self._dismissed = True
+        self.drain()
         for client in list(self.clients):
-            client.drain()
             client.dismiss()
             client.close_if_idle()
+
+    def stop_listening(self) -> None:
+        """Close the port, if it is no other desk's too."""
+        if self._owns_listener:
+            self.listener.close()

@@ -102,6 +102,16 @@ def state_line(state: str) -> bytes:
     return b"X-Tidegate-State: %b\r\n" % _header_safe(state)
 
 
+def activator_line(name: str) -> bytes:
+    """The header line that tells which activator answered the controller's probe."""
+    return b"X-Tidegate-Activator: %b\r\n" % _header_safe(name)
+
+
+def activator_body(name: str) -> bytes:
+    """The body of the answer to the controller's probe."""
+    return orjson.dumps({"activator": name})
+
+
 def _header_safe(text: str) -> bytes:
     """Text as a header value: what could end the line, or is not ASCII, becomes a question mark."""
     return bytes(c if 0x20 <= c < 0x7F else 0x3F for c in text.encode("ascii", "replace"))

@@ -39,12 +39,14 @@ from autoscaler.activator.wire import (
     Chunks,
     RequestHead,
     WireError,
+    asks_who_answers,
     parse_request,
     request_like,
 )
 
 if TYPE_CHECKING:
     from autoscaler.activator.desk import Desk
+    from autoscaler.activator.lobby import Lobby
     from autoscaler.activator.upstream import Upstream
 
 MAX_HELD_BODY_BYTES: Final = (
@@ -88,7 +90,7 @@ def _h2_head() -> RequestHead:
     """HTTP/2 by prior knowledge is not parsed: the connection as a whole is one request."""
     head = RequestHead()
     head.raw = head.forward = H2_PREFACE[: H2_PREFACE.index(HEAD_END) + len(HEAD_END)]
-    head.method, head.path = "PRI", "*"
+    head.method, head.path, head.host = "PRI", "*", b""
     head.length = _WITHOUT_END
     head.chunked = head.keep_alive = head.expects = head.upgrades = head.version_10 = False
     return head
@@ -101,6 +103,7 @@ class Client(asyncio.BufferedProtocol):
     """One client's connection. What has no underscore is read by `upstream.py` and `desk.py`.
 
     `plain`: the answer may go to the client as it is. `body_done`: the request has come in whole.
+    A client that came in through a `lobby` has no desk of its own before its first head.
     """
 
     __slots__ = (
@@ -112,6 +115,7 @@ class Client(asyncio.BufferedProtocol):
         "_desk",
         "_endpoint",
         "_left",
+        "_lobby",
         "_memo",
         "_memo_bytes",
         "_memo_plain",
@@ -134,8 +138,9 @@ class Client(asyncio.BufferedProtocol):
     transport: asyncio.Transport
     head: RequestHead
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, *, lobby: Lobby | None = None) -> None:
         self._desk = desk
+        self._lobby = lobby
         self.plain = True
         self.body_done = True
         self._state = _IDLE
@@ -252,6 +257,10 @@ class Client(asyncio.BufferedProtocol):
 
     def _parse(self, data: bytes, end: int) -> None:
         if data.startswith(_H2_HEAD.raw):
+            if self._lobby is not None:
+                self.head, self.body_done = _H2_HEAD, False
+                self._refuse(404, "HTTP/2 names no host that can be read here")
+                return
             self._memo_quiet, self._memo_plain = None, False
             self._memo_bytes = MAX_HELD_BODY_BYTES
             self._request(_H2_HEAD, data, end)
@@ -264,6 +273,11 @@ class Client(asyncio.BufferedProtocol):
             except WireError as error:
                 self._reject(error.status, error.why)
                 return
+            if self._lobby is not None and not self._go_to_desk(self._lobby, head):
+                return
+            if asks_who_answers(raw):
+                self._say_who_answers()
+                return
             self._memo_quiet = None if head.upgrades else quiet(head.method, head.path)
             self._memo_plain = head.keep_alive and not head.version_10 and head.method != "HEAD"
         self._memo = head
@@ -271,6 +285,35 @@ class Client(asyncio.BufferedProtocol):
             MAX_HELD_BODY_BYTES if head.chunked else min(head.length, MAX_HELD_BODY_BYTES)
         )
         self._request(head, data, end)
+
+    def _go_to_desk(self, lobby: Lobby, head: RequestHead) -> bool:
+        """Find the desk that the head asks for; false: there is none, and the client knows."""
+        found = lobby.find(head.host)
+        if isinstance(found, str):
+            self._reject(404, found, path=head.path)
+            return False
+        if found is not self._desk:
+            self._desk.pass_on(self, found)
+            self._desk = found
+        return True
+
+    def _say_who_answers(self) -> None:
+        """The controller asks whether what it sends to this service arrives here."""
+        name = self._desk.shared.name
+        self._answer(
+            errors.response(
+                200,
+                errors.activator_body(name),
+                service=self._desk.route.service,
+                close=True,
+                extra_lines=errors.activator_line(name),
+            ),
+            close=True,
+        )
+
+    def unlearn(self) -> None:
+        """The same head may mean another service from now on."""
+        self._memo = None
 
     def _request(self, head: RequestHead, data: bytes, end: int) -> None:
         """A request begins: `data` is its head, as long as `end`, and whatever came with it."""
@@ -620,18 +663,19 @@ class Client(asyncio.BufferedProtocol):
             close=close,
         )
 
-    def _reject(self, status: int, why: str) -> None:
+    def _reject(self, status: int, why: str, *, path: str = "/") -> None:
         """The bytes are no request that can be passed on; nothing that follows can be trusted."""
         self._ticket = None
         self._buffer.clear()
         self._scanned = 0
         self.body_done = False
         self._answer(
-            errors.error_response("/", status, why, service=self._desk.route.service, close=True),
+            errors.error_response(path, status, why, service=self._desk.route.service, close=True),
             close=True,
         )
 
     def _answer(self, data: bytes, *, close: bool) -> None:
+        self._since_s = monotonic()
         self.transport.write(data)
         self._end_request(close)
 
@@ -640,7 +684,8 @@ class Client(asyncio.BufferedProtocol):
         self._out = b""
         self._more = None
         self._close_after = False
-        if close or self._desk.draining or self._state is _CLOSED:
+        # Nobody is cut off who was not told so: who is to leave hears it with the next answer.
+        if close or self._state is _CLOSED:
             self._part()
         elif self.body_done:
             self._state = _IDLE
@@ -702,12 +747,10 @@ class Client(asyncio.BufferedProtocol):
         """From now on every answer says that the connection closes."""
         self.plain = False
 
-    def close_if_idle(self) -> bool:
-        """Close a connection that waits for a next request; true if it was one."""
-        if self._state is _IDLE and not self._buffer:
+    def close_if_idle(self, *, since_s: float = float("inf")) -> None:
+        """Close a connection that waits for a next request, and has done so since then."""
+        if self._state is _IDLE and not self._buffer and self._since_s <= since_s:
             self.transport.close()
-            return True
-        return False
 
     def tick(self, now_s: float) -> None:
         """Called every second or so: end what has lasted too long."""

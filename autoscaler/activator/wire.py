@@ -38,6 +38,7 @@ _SPECIAL_IN_REQUESTS: Final = _HOP | {
     b"transfer-encoding",
     b"x-forwarded-for",
     b"x-forwarded-proto",
+    b"x-tidegate-probe",
 }
 _PLAIN_IN_REQUESTS: Final = frozenset((b"host", b"content-length"))
 _SPECIAL_IN_RESPONSES: Final = _HOP | {b"content-length", b"transfer-encoding"}
@@ -48,6 +49,9 @@ _NOT_HOP: Final = frozenset(
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)", re.IGNORECASE)
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _TRAILER_LINE: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\x00]*)?\r\n")
+
+# How the controller asks whether what it sends to a service arrives here.
+_PROBE: Final = re.compile(rb"\r\nx-tidegate-probe:", re.IGNORECASE)
 
 # What a value may hold so that no reader can take it for more than one: no control character.
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -110,6 +114,7 @@ class Mould:
 class RequestHead:
     """What a request's head says. `forward` is the head to send upstream, its last empty line too.
 
+    `host` is what the request asked for: its target's, else its Host's; empty if neither is there.
     `length` is the body's in bytes, meaningless if `chunked`. `expects` means that the client waits
     for `100 Continue`, `upgrades` that it asks for a WebSocket.
     """
@@ -118,6 +123,7 @@ class RequestHead:
         "chunked",
         "expects",
         "forward",
+        "host",
         "keep_alive",
         "length",
         "method",
@@ -131,6 +137,7 @@ class RequestHead:
 
     raw: bytes
     forward: bytes
+    host: bytes
     method: str
     path: str
     length: int
@@ -269,6 +276,7 @@ def parse_request(raw: bytes, *, client: bytes) -> RequestHead:
         raise WireError(400, "a request needs exactly one Host")
     if hosts and not host:
         host = hosts[0]
+    head.host = host
     head.forward = _forward_request(
         head, seen.headers, special, target=target, host=host, client=client, connection=connection
     )
@@ -276,6 +284,11 @@ def parse_request(raw: bytes, *, client: bytes) -> RequestHead:
     head.tail = head.forward[len(as_it_came) :] if head.forward.startswith(as_it_came) else None
     head.mould = None
     return head
+
+
+def asks_who_answers(raw: bytes) -> bool:
+    """Whether a head is the controller's probe, which the activator answers in its own name."""
+    return _PROBE.search(raw) is not None
 
 
 def request_like(known: RequestHead, raw: bytes) -> RequestHead | None:
@@ -292,6 +305,7 @@ def request_like(known: RequestHead, raw: bytes) -> RequestHead | None:
     head.raw = raw
     head.forward = raw[:-2] + known.tail
     head.length = int(digits) if digits else 0
+    head.host = known.host
     head.method, head.path, head.chunked = known.method, known.path, known.chunked
     head.keep_alive, head.version_10 = known.keep_alive, known.version_10
     head.expects, head.upgrades = known.expects, known.upgrades

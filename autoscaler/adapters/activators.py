@@ -5,6 +5,9 @@ Only this file knows that there are several activator processes; the loop sees o
 flight) are summed over those that speak now. Totals also keep what ended processes had counted, so
 they never fall. Silence is not zero: without a word for `STALE_S` there is no reading, and while
 only some of the processes speak the reading says for what share it stands.
+
+On one machine the channel is a Unix socket that only its owner can open. Over TCP anybody may
+connect: there each hello has to be vouched for before anything else is heard or told.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -23,6 +26,7 @@ from typing import Final
 import structlog
 
 from autoscaler.channel import (
+    MAX_LINE_BYTES,
     ChannelError,
     Hello,
     Lines,
@@ -35,9 +39,13 @@ from autoscaler.core.routes import Demand, Endpoint, Route
 from autoscaler.core.shares import Claim, shares
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId, reading
 from autoscaler.errors import GiveUp
+from autoscaler.tcp import notice_loss
 
 STALE_S: Final = 3.0  # an activator speaks at least once a second
 MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024  # an activator this far behind gets the next table later
+# Until a peer on TCP has been vouched for: how long that may take, and how much it may say.
+HELLO_S: Final = 10.0
+HELLO_BYTES: Final = 64 * 1024
 
 log = structlog.get_logger("activators")
 
@@ -51,6 +59,7 @@ class _Process:
     hello: Hello
     writer: asyncio.StreamWriter | None
     heard_at_s: float | None = None
+    leaving: bool = False
     acknowledged: int = 0
     version: int = 0
     unsent: bool = True
@@ -65,9 +74,26 @@ class _Process:
     # Slots taken from it that it may still use, and the version it must acknowledge to be done.
     taken: dict[_Slot, tuple[int, int]] = field(default_factory=dict)
 
+    def holds(self, route: Route) -> bool:
+        """Whether it has said that it follows the route and listens on its port."""
+        port = self.listening.get(route.service, Listening(route.service, 0)).port
+        followed = self.acknowledged >= self.told_at.get(route.service, 1 << 62)
+        return followed and bool(port) and port == (route.port or port)
+
     def in_flight(self, slot: _Slot) -> int:
         demand = self.demand.get(slot[0])
         return 0 if demand is None else demand.in_flight_by_endpoint.get(slot[1], 0)
+
+    def may_send(self, slot: _Slot) -> bool:
+        """Whether new requests may still go there; see `ActivatorHub.may_send`."""
+        if not self.acknowledged:  # what it follows now was not told by us
+            return True
+        if self.open_in.get(slot, -1) >= self.acknowledged:
+            return True
+        route = self.told.get(slot[0])
+        if route is None or route.backend is None:
+            return False
+        return not _drains(self.told, slot)
 
     def claim(self, slot: _Slot) -> Claim:
         granted, in_flight = self.granted.get(slot, 0), self.in_flight(slot)
@@ -85,29 +111,71 @@ class _Process:
         )
 
 
+async def _trust(hello: Hello) -> str | None:
+    """Who can open a socket that is its owner's alone is that owner."""
+    return None
+
+
+def lives_here(hello: Hello) -> bool:
+    """Whether the activator's process still exists, where it runs on the controller's machine."""
+    try:
+        os.kill(hello.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 class ActivatorHub:
     """Hands routes to every activator that connects, and adds up what they know.
 
     `on_wake(service)` is called the moment an activator says that a service's first request has
-    begun to wait with no endpoint to go to. `now_s` is the loop's clock.
+    begun to wait with no endpoint to go to, and `on_follow()` when what `holders` says may have
+    changed. `now_s` is the loop's clock. `authenticate` vouches
+    for a hello: None, or why it is refused. `lives` says whether an activator whose connection
+    was lost may still be serving: as long as it may, what it was lent stays reserved.
     """
 
-    def __init__(self, *, now_s: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        now_s: Callable[[], float] = monotonic,
+        authenticate: Callable[[Hello], Awaitable[str | None]] = _trust,
+        lives: Callable[[Hello], bool] = lives_here,
+    ) -> None:
         self.on_wake: Callable[[str], None] = lambda service: None
+        self.on_follow: Callable[[], None] = lambda: None
         self._now_s = now_s
+        self._authenticate = authenticate
+        self._lives = lives
         self._routes: dict[str, Route] = {}
         self._processes: dict[str, _Process] = {}  # by token; those that went away are in _ended
         self._gone: dict[str, _Process] = {}  # connection lost; totals count, slots maybe in use
         self._base: dict[str, Demand] = {}  # totals of those that will never speak again
         self._expected = 1
+        self._expected_by_hello = True
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
         self._started_at_s = 0.0
-        self._conversations: set[asyncio.Task[None]] = set()
+        self._conversations: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
-    async def start(self, path: Path) -> None:
-        """Listen for activators on a Unix socket at `path`. Raises `GiveUp` if that cannot be."""
+    async def start(self, where: Path | tuple[str, int]) -> None:
+        """Listen for activators on a Unix socket or a TCP address. Raises `GiveUp` if it cannot."""
         self._started_at_s = self._now_s()
+        if isinstance(where, Path):
+            await self._start_on_machine(where)
+            return
+        host, port = where
+        try:
+            self._server = await asyncio.start_server(self._accept, host, port)
+        except OSError as error:
+            raise GiveUp(
+                f"listening for activators on {host}:{port} failed: {error.strerror or error}; "
+                "stop what listens there or name another address"
+            ) from error
+
+    async def _start_on_machine(self, path: Path) -> None:
         _make_room(path)
         try:
             self._server = await asyncio.start_unix_server(self._accept, path)
@@ -119,14 +187,20 @@ class ActivatorHub:
         _make_private(path)
         self._path = path
 
+    @property
+    def port(self) -> int:
+        """The TCP port it listens on; 0 if it listens on none."""
+        if self._server is None or self._path is not None:
+            return 0
+        return int(self._server.sockets[0].getsockname()[1])
+
     async def stop(self) -> None:
         """Close the channel. Activators go on with the routes they have."""
         if self._server is not None:
             self._server.close()
             self._server = None
-        for process in list(self._processes.values()):
-            if process.writer is not None:
-                process.writer.close()
+        for writer in self._conversations.values():
+            writer.close()
         await asyncio.gather(*self._conversations)
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -140,6 +214,17 @@ class ActivatorHub:
             return
         self._routes = dict(routes)
         self._base = {name: total for name, total in self._base.items() if name in routes}
+        self._deal(self._routes)
+        for process in self._processes.values():
+            process.unsent = True
+        self._send_all()
+
+    def expect(self, activators: int) -> None:
+        """How many activators there should be, where that is not theirs to say."""
+        self._expected_by_hello = False
+        if activators == self._expected:
+            return
+        self._expected = activators
         self._deal(self._routes)
         for process in self._processes.values():
             process.unsent = True
@@ -171,11 +256,11 @@ class ActivatorHub:
         """Whether an activator may still follow a table in which the endpoint takes new requests.
 
         What it said of its requests before it follows a later table proves nothing about them.
+        An activator that finds endpoints by itself sends to all but those it was told to drain.
         """
         self._bury()  # a process that has ended sends nothing any more
-        slot = (service, endpoint)
         everyone = (*self._processes.values(), *self._gone.values())
-        return any(p.open_in.get(slot, -1) >= p.acknowledged for p in everyone)
+        return any(p.may_send((service, endpoint)) for p in everyone)
 
     def heard_at_s(self) -> float | None:
         """When the activator that has been silent longest, of those that speak, last spoke."""
@@ -183,15 +268,14 @@ class ActivatorHub:
 
     def held_by(self, service: str) -> bool:
         """Whether an activator is proven to receive what is sent to the service's port."""
+        return bool(self.holders(service))
+
+    def holders(self, service: str) -> list[Hello]:
+        """The activators proven to receive what is sent to the service's port, and here to stay."""
         route = self._routes.get(service)
         if route is None:
-            return False
-        for process in self._speaking():
-            port = process.listening.get(service, Listening(service, 0)).port
-            followed = process.acknowledged >= process.told_at.get(service, 1 << 62)
-            if followed and port and port == (route.port or port):
-                return True
-        return False
+            return []
+        return [p.hello for p in self._speaking() if not p.leaving and p.holds(route)]
 
     def ports(self, service: str) -> list[Listening]:
         """Where each connected activator listens for a service, and if not, why not."""
@@ -201,23 +285,29 @@ class ActivatorHub:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._conversations.add(task)
-        task.add_done_callback(self._conversations.discard)
+        self._conversations[task] = writer
+        task.add_done_callback(self._conversations.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         process: _Process | None = None
-        lines = Lines()
+        lines = Lines(limit_bytes=HELLO_BYTES)
         why = "it closed the channel"
         try:
-            while data := await reader.read(1 << 16):
-                for line in lines.feed(data):
+            notice_loss(writer.get_extra_info("socket"))
+            hello, heard = await self._meet(reader, lines)
+            if hello is None:
+                return
+            process = self._greet(hello, writer)
+            lines.limit_bytes = MAX_LINE_BYTES
+            while True:
+                for line in heard:
                     said = decode_report(line)
                     if isinstance(said, Hello):
-                        process = self._greet(said, writer)
-                    elif process is None:
-                        raise ChannelError("a report before a hello")
-                    else:
-                        self._hear(process, said)
+                        raise ChannelError("a second hello")
+                    self._hear(process, said)
+                if not (data := await reader.read(1 << 16)):
+                    return
+                heard = lines.feed(data)
         except ChannelError as error:
             why = str(error)
             log.error("an activator said something unintelligible", why=why)
@@ -228,7 +318,27 @@ class ActivatorHub:
             if process is not None:
                 self._lose(process, writer, why)
 
+    async def _meet(
+        self, reader: asyncio.StreamReader, lines: Lines
+    ) -> tuple[Hello | None, list[bytes]]:
+        """Who has connected, and the lines that came with its hello; None: nobody to be served."""
+        why: str | None = f"nothing was heard and vouched for within {HELLO_S:g} s"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HELLO_S):
+                while not (heard := lines.feed(data := await reader.read(1 << 16))):
+                    if not data:
+                        return None, []
+                hello = decode_report(heard[0])
+                if not isinstance(hello, Hello):
+                    raise ChannelError("a report before a hello")
+                why = await self._authenticate(hello)
+                if why is None:
+                    return hello, heard[1:]
+        log.error("a connection to the activators' channel was refused", why=why)
+        return None, []
+
     def _greet(self, hello: Hello, writer: asyncio.StreamWriter) -> _Process:
+        self._bury_predecessors(hello)
         old = self._processes.pop(hello.token, None) or self._gone.pop(hello.token, None)
         if old is not None:  # the same process, over a new connection
             if old.writer is not None:
@@ -241,12 +351,20 @@ class ActivatorHub:
         else:
             process = _Process(hello, writer)
         self._processes[hello.token] = process
-        self._expected = hello.of
-        log.info("activator connected", process=hello.process, of=hello.of, pid=hello.pid)
+        if self._expected_by_hello:
+            self._expected = hello.of
+        log.info(
+            "activator connected",
+            pod=hello.pod,
+            process=hello.process,
+            of=self._expected,
+            pid=hello.pid,
+        )
         return process
 
     def _hear(self, process: _Process, report: Report) -> None:
         first = process.heard_at_s is None
+        followed = (process.acknowledged, process.leaving, process.listening)
         process.heard_at_s = self._now_s()
         process.acknowledged = report.version
         for demand in report.demand:
@@ -255,7 +373,10 @@ class ActivatorHub:
                 self._keep_totals({demand.service: before})  # it started that service anew
             process.demand[demand.service] = demand
         process.waits_s = report.waits_s
+        process.leaving = report.leaving
         process.listening = {each.service: each for each in report.listening}
+        if first or followed != (process.acknowledged, process.leaving, process.listening):
+            self.on_follow()
         self._deal(self._routes if first else {d.service for d in report.demand})
         self._send_all()
         for service in report.waking:
@@ -269,7 +390,9 @@ class ActivatorHub:
         if self._processes.get(process.hello.token) is process:
             del self._processes[process.hello.token]
             self._gone[process.hello.token] = process
-            log.warning("activator lost", process=process.hello.process, why=why)
+            hello = process.hello
+            log.warning("activator lost", pod=hello.pod, process=hello.process, why=why)
+            self.on_follow()
 
     def _keep_totals(self, demands: Mapping[str, Demand]) -> None:
         for service, demand in demands.items():
@@ -281,7 +404,7 @@ class ActivatorHub:
     def _deal(self, services: Collection[str]) -> None:
         """Share the limited slots of these services' replicas among the processes."""
         self._bury()
-        processes = sorted(self._processes.values(), key=lambda p: p.hello.process)
+        processes = sorted(self._processes.values(), key=lambda p: (p.hello.process, p.hello.pod))
         processes = [p for p in processes if p.heard_at_s is not None]
         if not processes:
             return
@@ -311,9 +434,24 @@ class ActivatorHub:
     def _bury(self) -> None:
         """Forget processes that have ended, but for what they had counted."""
         for token, process in list(self._gone.items()):
-            if not _lives(process.hello.pid):
+            if not self._lives(process.hello):
                 del self._gone[token]
-                self._keep_totals({s: d for s, d in process.demand.items() if s in self._routes})
+                self._keep_counts(process)
+
+    def _bury_predecessors(self, hello: Hello) -> None:
+        """In a pod runs one activator at a time: whoever spoke for this pod before has ended."""
+        if not hello.pod:
+            return
+        for known in (self._processes, self._gone):
+            for token, process in list(known.items()):
+                if process.hello.pod == hello.pod and token != hello.token:
+                    del known[token]
+                    self._keep_counts(process)
+                    if process.writer is not None:
+                        process.writer.close()
+
+    def _keep_counts(self, process: _Process) -> None:
+        self._keep_totals({s: d for s, d in process.demand.items() if s in self._routes})
 
     # Telling them
 
@@ -336,22 +474,27 @@ class ActivatorHub:
         for name in process.told.keys() - table.keys():
             process.told_at.pop(name, None)
             process.demand.pop(name, None)
+        self._note_open(process, table)
         process.told = table
-        process.open_in = {
-            **{
-                slot: last for slot, last in process.open_in.items() if last >= process.acknowledged
-            },
-            **{
-                (route.service, endpoint.id): process.version
-                for route in table.values()
-                for endpoint in route.endpoints
-                if not endpoint.draining
-            },
-        }
         live = {(r.service, e.id) for r in self._routes.values() for e in r.endpoints}
         process.granted = {slot: n for slot, n in process.granted.items() if slot in live}
         process.taken = {slot: n for slot, n in process.taken.items() if slot in live}
-        writer.write(encode_routes(process.version, table.values()))
+        writer.write(
+            encode_routes(process.version, table.values(), activators=max(1, self._expected))
+        )
+
+    def _note_open(self, process: _Process, table: Mapping[str, Route]) -> None:
+        """Note where this process may send new requests from this version on."""
+        before = process.open_in
+        process.open_in = {slot: v for slot, v in before.items() if v >= process.acknowledged}
+        for route in table.values():
+            for endpoint in route.endpoints:
+                slot = (route.service, endpoint.id)
+                if not endpoint.draining:
+                    process.open_in[slot] = process.version
+                elif route.backend is not None and not _drains(process.told, slot):
+                    # It may have found this one by itself, under whichever table went before.
+                    process.open_in[slot] = process.version - 1
 
     def _for(self, process: _Process, route: Route) -> Route:
         """The route as this process is to see it: with its own share of every replica's slots."""
@@ -445,19 +588,13 @@ def _sum(service: str, levels: Collection[Demand], totals: Collection[Demand]) -
     )
 
 
+def _drains(told: Mapping[str, Route], slot: _Slot) -> bool:
+    route = told.get(slot[0])
+    return route is not None and any(e.id == slot[1] and e.draining for e in route.endpoints)
+
+
 def _make_private(path: Path) -> None:
     path.chmod(0o600)
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process with this id exists; activators run on the controller's own machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _make_room(path: Path) -> None:

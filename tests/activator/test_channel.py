@@ -18,15 +18,17 @@ from autoscaler.channel import (
     encode_report,
     encode_routes,
 )
-from autoscaler.core.routes import Demand, Endpoint, Route
+from autoscaler.core.routes import Backend, Demand, Endpoint, Route
 
 words = st.text(max_size=10)
 counts = st.integers(0, 2**53)
 seconds = st.floats(0, 1e9)
 endpoints = st.builds(Endpoint, words, words, counts, st.none() | counts, st.booleans())
+backends = st.builds(Backend, words, words, words, words, st.none() | counts)
 routes = st.builds(
     Route, words, words, counts, st.lists(endpoints, max_size=3).map(tuple), counts, counts,
-    seconds, words, words,
+    seconds, st.lists(words, max_size=3).map(tuple), st.none() | backends, st.booleans(), words,
+    words,
 )  # fmt: skip
 demands = st.builds(
     Demand, words, counts, counts, counts, st.dictionaries(words, counts, max_size=3), counts,
@@ -36,14 +38,17 @@ reports = st.builds(
     Report, counts, st.lists(demands, max_size=3).map(tuple),
     st.lists(st.builds(Listening, words, counts, words), max_size=3).map(tuple),
     st.lists(words, max_size=3).map(tuple), st.dictionaries(words, seconds, max_size=3),
+    st.booleans(),
 )  # fmt: skip
 
 
-@given(counts, st.lists(routes, max_size=4).map(tuple))
-def test_routes_are_read_back_as_they_were_written(version: int, table: tuple[Route, ...]) -> None:
-    line = encode_routes(version, table)
+@given(counts, st.lists(routes, max_size=4).map(tuple), st.integers(1, 100))
+def test_routes_are_read_back_as_they_were_written(
+    version: int, table: tuple[Route, ...], activators: int
+) -> None:
+    line = encode_routes(version, table, activators=activators)
     assert line.count(b"\n") == 1
-    assert decode_routes(line) == Routes(version, table)
+    assert decode_routes(line) == Routes(version, table, activators)
 
 
 @given(reports)
@@ -52,7 +57,7 @@ def test_reports_are_read_back_as_they_were_written(report: Report) -> None:
 
 
 def test_a_hello_is_read_back_as_it_was_written() -> None:
-    hello = Hello(1, 2, 4711, "abc")
+    hello = Hello(1, 2, 4711, "abc", "pod-1", "secret")
     assert decode_report(encode_hello(hello)) == hello
 
 
