@@ -109,9 +109,7 @@ def _config_map(said: Mapping[str, Given], findings: Findings) -> Given | None:
 
 def from_config_map(name: Given, lookup: ConfigMapLookup | None, findings: Findings) -> Layer:
     """The keys that a ConfigMap holds; a problem where there is no such ConfigMap."""
-    if lookup is None:
-        return {}
-    data = lookup(str(name.value))
+    data = lookup(str(name.value)) if lookup else None
     if data is None:
         findings.wrong(name.place, f"there is no ConfigMap {name.value!r} in the same namespace")
         return {}

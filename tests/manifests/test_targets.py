@@ -156,10 +156,11 @@ def test_a_config_map_is_judged_like_annotations() -> None:
 
 def test_a_config_map_that_is_not_there_is_a_problem() -> None:
     """Scaling by the rest of the keys would half-apply the policy."""
-    (found,) = wanted(an_object(annotations=ours(policy_from="gpu")), config_map=lambda _: None)
-    assert found.policy is None
-    assert "there is no ConfigMap 'gpu'" in lines(found)[0]
-    assert found.policy_from == "gpu"
+    manifest = an_object(annotations=ours(policy_from="gpu"))
+    for found in (*wanted(manifest, config_map=lambda _: None), *wanted(manifest)):
+        assert found.policy is None
+        assert "there is no ConfigMap 'gpu'" in lines(found)[0]
+        assert found.policy_from == "gpu"
 
 
 def test_knative_annotations_are_read_on_any_object_and_ours_count_for_more() -> None:
