@@ -88,7 +88,7 @@ class App:
         started_s = time.perf_counter()
         code = 500
         if counts is not None:
-            counts.in_flight += 1
+            counts.arrive(started_s)
         try:
             answer = await self._run(found, scope, receive)
             code = answer.status
@@ -101,15 +101,15 @@ class App:
             code = CLIENT_LEFT
             raise
         finally:
-            worker.latest_request_s = time.perf_counter()
+            worker.latest_request_s = ended_s = time.perf_counter()
             if counts is None:
                 worker.telemetry.strays[protocol, code] += 1
             else:
-                counts.in_flight -= 1
+                counts.leave(ended_s)
                 counts.requests[protocol, code] += 1
-                counts.request_s.observe(time.perf_counter() - started_s)
+                counts.request_s.observe(ended_s - started_s)
                 if code == 200:
-                    counts.answered_s += time.perf_counter() - started_s
+                    counts.answered_s += ended_s - started_s
 
     async def _send(self, answer: Answer, send: Send) -> None:
         headers = [

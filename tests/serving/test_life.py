@@ -141,6 +141,28 @@ def test_a_full_queue_answers_503_with_the_seconds_after_which_to_retry(
         assert rejected == 1
 
 
+def test_demand_is_counted_while_requests_still_run_and_after_they_came_and_went(
+    models: Path, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    def arrived() -> float:
+        return worker.metric("tidegate_worker_requests_arrived_total", model="work")
+
+    def request_s() -> float:
+        return worker.metric("tidegate_worker_request_seconds_total", model="work")
+
+    with _worker_of_work(models, tmp_path) as worker:
+        assert (arrived(), request_s()) == (0, 0)
+        answers = _running_and_queued(worker, pool, LONG)
+        early = request_s()
+        until("time spent inside grows while requests run", lambda: request_s() > early)
+        assert arrived() == 2
+        assert [a.result().status_code for a in answers] == [200, 200]
+        until("nothing is left", lambda: _in_flight(worker) == 0)
+        inside_s = worker.metric("tidegate_worker_request_duration_seconds_sum", model="work")
+        assert request_s() == pytest.approx(inside_s)
+        assert arrived() == 2
+
+
 def test_a_client_that_leaves_while_queued_leaves_the_queue_too(
     models: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
