@@ -49,7 +49,7 @@ def _running_and_queued(
 
 def _worker_of_work(models: Path, tmp_path: Path, *flags: str) -> RunningWorker:
     worker = RunningWorker(
-        tmp_path / "stderr", "--model", f"work={models / 'work.onnx'}", "--drain-quiet", "0", *flags
+        tmp_path / "stderr", "--model", f"work={models / 'work.onnx'}", "--linger-s", "0", *flags
     )
     worker.until_ready()
     _in_flight(worker)  # the first scrape imports the client library: not while a test waits
@@ -113,7 +113,7 @@ def test_a_request_longer_than_the_grace_is_cut_off_and_the_status_says_so(
 
 
 def test_a_signal_while_models_load_ends_the_worker_with_0(models: Path, tmp_path: Path) -> None:
-    flags = ("--model", f"iris={models / 'iris.skops'}", "--drain-quiet", "0")
+    flags = ("--model", f"iris={models / 'iris.skops'}", "--linger-s", "0")
     with RunningWorker(tmp_path / "stderr", *flags) as worker:
         assert worker.http.get("/v2/health/live").status_code == 200
         loading = worker.http.get("/v2/health/ready")
