@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 EXTRAS := worker,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tapes check lint types arch docs fmt bench constraints clean
+.PHONY: help setup demo test tapes check lint types arch docs chart fmt bench constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,11 +39,16 @@ types: $(READY)  ## mypy, strict
 arch: $(READY)  ## import-linter: the direction of imports
 	$(BIN)/lint-imports
 
-docs: $(READY)  ## write the generated pages under docs/ anew
+docs: $(READY)  ## write the generated pages under docs/ and charts/ anew
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.chart
+
+chart: $(READY)  ## the Helm chart under the real Helm, which `make lab` builds
+	TIDEGATE_LAB_REQUIRED=1 $(BIN)/python -m pytest tests/chart
 
 check: lint types arch  ## lint + types + arch + generated pages are current
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m docs.chart --check
 
 fmt: $(READY)  ## format, and mend what can be mended by itself
 	$(BIN)/ruff format .

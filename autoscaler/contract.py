@@ -9,31 +9,37 @@ Nothing half-applies: one wrong key and no policy comes out (invariant I9).
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
+from autoscaler import schedule
 from autoscaler.core.policies import POLICIES
-from autoscaler.core.policy import Idle, RateRule, RateStep, ServicePolicy, Target
+from autoscaler.core.policy import Idle, InPath, RateRule, RateStep, ServicePolicy, Target
 from autoscaler.core.signals import Signal
 from autoscaler.errors import BadInput
+from autoscaler.text import (
+    BYTES,
+    DURATION,
+    Unreadable,
+    duration_s,
+    flag,
+    nearest,
+    parts,
+    percent_ratio,
+    positive_s,
+    refused,
+    size_bytes,
+    unknown,
+    whole,
+)
 
-DURATION = "a duration such as 200ms, 90s, 10m or 1h30m"
-BYTES = "bytes such as 512Ki, 64Mi or 2Gi"
 RATE = "steps and settings such as 100%/15s, 4/15s; window=60s; tolerance=10%"
 TARGETS = f"NAME=AMOUNT, ... with NAME one of {', '.join(Signal)} and AMOUNT per replica above 0"
-
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-
-# Beyond any use, and still exact as a double and as a number on the wire.
-LONGEST_S = 365 * 86400.0
-LARGEST_BYTES = 2**50
+SLOTS_MOST = 100_000
 TARGET_LEAST, TARGET_MOST = 1e-6, 1e12
-SHOWN_MOST = 200  # characters of a wrong value that are repeated to who wrote it
 
-
-class Unreadable(ValueError):
-    """A value that does not fit its key; the message says what is wrong with it, where known."""
+# Planned, so that whoever reads of it elsewhere hears more than "unknown".
+_LATER_POLICIES = ("slo", "kpa", "hpa")
+LATER_KEYS = {"slo": "latency targets are not offered by this version; use targets"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,36 +54,14 @@ class Key:
     default: str
 
 
-def duration_s(text: str) -> float:
-    """Seconds from `1h30m`, `200ms`, `0s`. Raises `Unreadable`."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
-        raise Unreadable
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if seconds > LONGEST_S:
-        raise Unreadable("at most 365d")
-    return seconds
-
-
-def size_bytes(text: str) -> int:
-    """Bytes from `64Mi`. Raises `Unreadable`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|)", text.strip())
-    if not match:
-        raise Unreadable
-    size = float(match[1]) * _BYTES[match[2]]
-    if size > LARGEST_BYTES:
-        raise Unreadable("at most 1024Ti")
-    return int(size)
-
-
 def targets(text: str) -> tuple[Target, ...]:
     """Targets from `concurrency=8, tokens/s=1500`. Raises `Unreadable`."""
     found: dict[Signal, Target] = {}
-    for part in _parts(text, ","):
+    for part in parts(text, ","):
         name, equals, amount = (piece.strip() for piece in part.partition("="))
         if name not in set(Signal):
-            raise Unreadable(f"unknown signal {name!r}{_nearest(name, list(Signal))}")
-        if not equals or not re.fullmatch(r"\d+(\.\d+)?", amount) or float(amount) <= 0:
+            raise Unreadable(f"unknown signal {name!r}{nearest(name, list(Signal))}")
+        if not equals or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", amount) or float(amount) <= 0:
             raise Unreadable(f"{name} wants an amount above 0, not {amount!r}")
         if not TARGET_LEAST <= float(amount) <= TARGET_MOST:
             raise Unreadable(f"{name} wants an amount from {TARGET_LEAST:g} to {TARGET_MOST:g}")
@@ -94,19 +78,19 @@ def rate_rule(default: RateRule) -> Callable[[str], RateRule]:
 
     def read(text: str) -> RateRule:
         steps, window_s, tolerance = default.steps, default.window_s, default.tolerance_ratio
-        for section in _parts(text, ";"):
+        for section in parts(text, ";"):
             name, equals, value = (piece.strip() for piece in section.partition("="))
             if not equals:
-                steps = tuple(_rate_step(step) for step in _parts(section, ","))
+                steps = tuple(_rate_step(step) for step in parts(section, ","))
             elif name == "window":
                 window_s = duration_s(value)
                 if window_s > 3600:
                     raise Unreadable("window may be at most 1h")
             elif name == "tolerance":
-                tolerance = _percent(value)
+                tolerance = percent_ratio(value)
             else:
                 raise Unreadable(
-                    f"unknown setting {name!r}{_nearest(name, ['window', 'tolerance'])}"
+                    f"unknown setting {name!r}{nearest(name, ['window', 'tolerance'])}"
                 )
         return RateRule(steps, window_s, tolerance)
 
@@ -121,16 +105,10 @@ def _rate_step(text: str) -> RateStep:
     if not 0 < period_s <= 1800:
         raise Unreadable(f"the period {period} is not within 0s and 30m")
     if amount.endswith("%"):
-        return RateStep(period_s, ratio=_percent(amount))
-    if not re.fullmatch(r"[1-9]\d{0,8}", amount):
+        return RateStep(period_s, ratio=percent_ratio(amount))
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", amount):
         raise Unreadable(f"{amount!r} is neither a percentage nor a count of replicas above 0")
     return RateStep(period_s, replicas=int(amount))
-
-
-def _percent(text: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d+)?%", text):
-        raise Unreadable(f"{text!r} is not a percentage such as 10%")
-    return float(text[:-1]) / 100
 
 
 def _idle(text: str) -> float | Idle:
@@ -139,32 +117,40 @@ def _idle(text: str) -> float | Idle:
     return duration_s(text)
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"\d{1,9}", text.strip()) or not least <= int(text) <= most:
-            raise Unreadable
-        return int(text)
-
-    return read
-
-
-def _positive_s(text: str) -> float:
-    seconds = duration_s(text)
-    if seconds <= 0:
+def _in_path(text: str) -> InPath:
+    if text not in set(InPath):
         raise Unreadable
-    return seconds
+    return InPath(text)
 
 
-def _flag(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise Unreadable
-    return text == "true"
+def _slots(text: str) -> int | None:
+    return None if text == "auto" else whole(1, SLOTS_MOST)(text)
 
 
 def _policy(text: str) -> str:
+    if text in _LATER_POLICIES:
+        raise Unreadable("not offered by this version")
     if text not in POLICIES:
         raise Unreadable
     return text
+
+
+def _config_map(text: str) -> str:
+    if text and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", text):
+        raise Unreadable
+    return text
+
+
+def _some_bytes(text: str) -> int:
+    if (size := size_bytes(text)) < 1:
+        raise Unreadable("above 0")
+    return size
+
+
+def _share(text: str) -> float:
+    if not 0.01 <= (ratio := percent_ratio(text)) <= 1:
+        raise Unreadable
+    return ratio
 
 
 _D = ServicePolicy()
@@ -175,22 +161,22 @@ KEYS: tuple[Key, ...] = (
     Key("targets", "targets", targets, TARGETS,
         "how much of a signal one replica should carry; several combine by the largest wish",
         "concurrency=1"),
-    Key("min-replicas", "min_replicas", _whole(0, 10000), _COUNT.format(0),
+    Key("min-replicas", "min_replicas", whole(0, 10000), _COUNT.format(0),
         "never fewer; above 0 the service never sleeps", "0"),
-    Key("max-replicas", "max_replicas", _whole(1, 10000), _COUNT.format(1), "never more", "1"),
-    Key("initial-replicas", "initial_replicas", _whole(0, 10000), _COUNT.format(0),
+    Key("max-replicas", "max_replicas", whole(1, 10000), _COUNT.format(1), "never more", "1"),
+    Key("initial-replicas", "initial_replicas", whole(0, 10000), _COUNT.format(0),
         "the size a new service starts with", "1"),
-    Key("activation-replicas", "activation_replicas", _whole(1, 10000), _COUNT.format(1),
+    Key("activation-replicas", "activation_replicas", whole(1, 10000), _COUNT.format(1),
         "the smallest size above zero", "1"),
     Key("scale-to-zero-after", "scale_to_zero_after", _idle, f"auto, never, or {DURATION}",
         "proven idleness before sleep; auto: as long as waking takes, at least 60s", "auto"),
-    Key("hold-timeout", "hold_timeout_s", _positive_s, DURATION + " above 0s",
+    Key("hold-timeout", "hold_timeout_s", positive_s, DURATION + " above 0s",
         "how long a request waits for a replica before it is answered 504", "10m"),
-    Key("hold-limit", "hold_limit", _whole(0, 1000000), "a whole number from 0 to 1000000",
+    Key("hold-limit", "hold_limit", whole(0, 1000000), "a whole number from 0 to 1000000",
         "how many requests wait at once; the next one is answered 503", "1000"),
     Key("hold-bytes", "hold_bytes", size_bytes, BYTES,
         "how much memory the waiting requests may take; the next one is answered 503", "64Mi"),
-    Key("cold-start-timeout", "cold_start_timeout_s", _positive_s, DURATION + " above 0s",
+    Key("cold-start-timeout", "cold_start_timeout_s", positive_s, DURATION + " above 0s",
         "when a start counts as failed", "30m"),
     Key("scale-up", "scale_up", rate_rule(_D.scale_up), RATE,
         "how fast the count may rise; steps as in HPA's behavior, the one that allows most counts",
@@ -198,68 +184,99 @@ KEYS: tuple[Key, ...] = (
     Key("scale-down", "scale_down", rate_rule(_D.scale_down), RATE,
         "how fast the count may fall; without window: as long as a start takes, at least 60s",
         "tolerance=10%"),
-    Key("signal-window", "signal_window_s", _positive_s, DURATION + " above 0s",
+    Key("signal-window", "signal_window_s", positive_s, DURATION + " above 0s",
         "the seconds over which signals are averaged", "6s"),
-    Key("dry-run", "dry_run", _flag, "true or false", "decide and say so, but do not act", "false"),
-    Key("paused", "paused", _flag, "true or false", "stand still", "false"),
+    Key("slots", "slots", _slots, f"auto, or a whole number from 1 to {SLOTS_MOST}",
+        "requests that one replica serves at once; the rest waits in the activator. auto: what is "
+        "known of the replica, else no limit", "auto"),
+    Key("activator", "activator", _in_path, ", ".join(InPath),
+        "when the activator stands in the path; auto: while it is needed; never: then nothing can "
+        "hold a request, and the service never sleeps", "auto"),
+    Key("schedule", "schedule", schedule.read, schedule.PERMITTED,
+        "other bounds at certain hours; of several windows in force the largest min and the "
+        "largest max count", ""),
+    Key("dry-run", "dry_run", flag, "true or false", "decide and say so, but do not act", "false"),
+    Key("paused", "paused", flag, "true or false", "stand still", "false"),
+)  # fmt: skip
+
+# On a Kubernetes object beside the keys above, each after `tidegate.dev/`.
+OBJECT_KEYS: tuple[Key, ...] = (
+    Key("enabled", "enabled", flag, "true or false", "whether Tidegate scales the object", "false"),
+    Key("policy-from", "policy_from", _config_map, "the name of a ConfigMap beside the object",
+        "reads the keys above from this ConfigMap; an annotation on the object counts for more",
+        ""),
+)  # fmt: skip
+
+# On a pod or a pod template: its share of a GPU.
+POD_KEYS: tuple[Key, ...] = (
+    Key("gpu-memory", "gpu_memory_bytes", _some_bytes, BYTES, "GPU memory the pod may use", ""),
+    Key("gpu-core", "gpu_core_ratio", _share, "a percentage from 1% to 100%",
+        "part of a GPU's compute the pod may use", ""),
 )  # fmt: skip
 
 _BY_NAME = {key.name: key for key in KEYS}
 
 
-def policy_from(
-    values: Mapping[str, object], *, where: str = "", slots: int | None = None
-) -> ServicePolicy:
-    """Read one service's policy. Raises `BadInput` with a line for every problem.
+@dataclass(frozen=True, slots=True)
+class KeyProblem:
+    """What is wrong with one key, and how to mend it."""
 
-    `values`: key -> text, number or bool as TOML, YAML or an annotation gives it. `where` goes
-    before each key in messages. `slots`: what the platform knows of one replica's concurrency.
+    key: str
+    text: str
+
+
+def read_policy(
+    values: Mapping[str, object], *, slots: int | None = None
+) -> ServicePolicy | tuple[KeyProblem, ...]:
+    """One service's policy, or every problem with what was written for it; never half a policy.
+
+    `values`: key -> text, number or bool as TOML, YAML or an annotation gives it. `slots`: what the
+    platform knows of one replica's concurrency, for where nobody wrote it.
     """
-    problems: list[str] = []
+    problems: list[KeyProblem] = []
     fields: dict[str, Any] = {}
     for name, value in values.items():
         key = _BY_NAME.get(name)
         if key is None:
-            problems.append(unknown_key(where + name, name, _BY_NAME))
+            problems.append(KeyProblem(name, LATER_KEYS.get(name) or unknown(name, _BY_NAME)))
             continue
         text = str(value).lower() if isinstance(value, bool) else str(value).strip()
         try:
             fields[key.field] = key.read(text)
         except Unreadable as why:
-            problems.append(bad_value(where + name, value, key.permitted, str(why)))
-    policy = ServicePolicy(slots=slots, **fields)
+            problems.append(KeyProblem(name, refused(value, key.permitted, str(why))))
+    if fields.get("slots") is None:
+        fields["slots"] = slots
+    policy = ServicePolicy(**fields)
+    problems += _contradictions(policy, values)
+    return tuple(problems) or policy
+
+
+def _contradictions(policy: ServicePolicy, written: Collection[str]) -> list[KeyProblem]:
+    """Values that are each in range and cannot hold together."""
+    most = policy.max_replicas
+    problems = []
     for name in ("min-replicas", "initial-replicas", "activation-replicas"):
         count = getattr(policy, _BY_NAME[name].field)
-        if count > policy.max_replicas and (name in values or "max-replicas" in values):
-            problems.append(
-                f"{where}{name}: {count} is above max-replicas {policy.max_replicas}; "
-                f"lower it or raise max-replicas"
-            )
-    if problems:
-        raise BadInput(*problems)
-    return policy
+        if count > most and (name in written or "max-replicas" in written):
+            why = f"{count} is above max-replicas {most}; lower it or raise max-replicas"
+            problems.append(KeyProblem(name, why))
+    for number, window in enumerate(policy.schedule, start=1):
+        least, most = schedule.bounds_of(window, policy)
+        if least > most:
+            why = f"window {number} has min {least} above max {most}; say both in that window"
+            problems.append(KeyProblem("schedule", why))
+    return problems
 
 
-def unknown_key(shown: str, name: str, permitted: Collection[str]) -> str:
-    """The line for a key that does not exist."""
-    nearest = _nearest(name, permitted)
-    return f"{shown}: unknown key{nearest}; permitted: {', '.join(permitted)}"
+def policy_from(
+    values: Mapping[str, object], *, where: str = "", slots: int | None = None
+) -> ServicePolicy:
+    """`read_policy`, for callers that cannot go on: raises `BadInput` with a line a problem.
 
-
-def bad_value(shown: str, value: object, permitted: str, why: str = "") -> str:
-    """The line for a value out of range."""
-    detail = f" ({_shortened(why)})" if why else ""
-    return f"{shown}: {_shortened(repr(value))} is not permitted{detail}; permitted: {permitted}"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN_MOST else text[: SHOWN_MOST - 1] + "…"
-
-
-def _nearest(name: str, permitted: Collection[str]) -> str:
-    close = get_close_matches(name, list(permitted), n=1, cutoff=0.6)
-    return f", did you mean {str(close[0])!r}?" if close else ""
-
-
-def _parts(text: str, separator: str) -> list[str]:
-    return [part.strip() for part in text.split(separator) if part.strip()]
+    `where` goes before each key in the lines.
+    """
+    read = read_policy(values, slots=slots)
+    if isinstance(read, ServicePolicy):
+        return read
+    raise BadInput(*(f"{where}{problem.key}: {problem.text}" for problem in read))

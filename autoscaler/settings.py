@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from autoscaler import contract
-from autoscaler.contract import DURATION, Unreadable, bad_value, unknown_key
-from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.policy import InPath, ServicePolicy
 from autoscaler.errors import BadInput
+from autoscaler.text import DURATION, Unreadable, bad_value, duration_s, unknown_key
 
 NAME = "letters, digits and dashes, beginning with a letter, at most 63"
 LISTEN = "HOST:PORT such as 127.0.0.1:8081"
+WORKER_SLOTS = 4  # what the bundled worker serves at once where nobody says another number
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,6 @@ class ServiceSettings:
     listen: Address
     command: tuple[str, ...]
     policy: ServicePolicy
-    slots: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     ready_path: str = "/v2/health/ready"
@@ -100,9 +100,6 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "serve these models with the bundled worker", "this or command"),
     FileKey("services.NAME", "command", "a list of words; {host} and {port} are filled in",
             "start any other server as a replica", "this or models"),
-    FileKey("services.NAME", "slots", "a whole number from 1 to 100000",
-            "requests that one replica serves at once; the rest waits in the activator",
-            "4 with models, else no limit"),
     FileKey("services.NAME", "env", "a table NAME = TEXT", "added to each replica's environment",
             "empty"),
     FileKey("services.NAME", "cwd", "a folder", "where replicas run", "where the controller runs"),
@@ -142,14 +139,14 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
         for name in document
         if name not in _SECTIONS
     ]
-    controller = _controller(_Table(document, "controller", where, problems), base)
-    activator = _activator(_Table(document, "activator", where, problems))
+    controller = _controller(Table(document, "controller", where, problems), base)
+    activator = _activator(Table(document, "activator", where, problems))
     tables = document.get("services", {})
     if not isinstance(tables, dict) or not tables:
         problems.append(f"{where}[services.NAME]: there is none; add one table for each service")
         tables = {}
     services = [
-        _service(_Table(tables, name, f"{where}services.", problems), name, base) for name in tables
+        _service(Table(tables, name, f"{where}services.", problems), name, base) for name in tables
     ]
     complete = tuple(service for service in services if service is not None)
     _check_addresses(controller, complete, where, problems)
@@ -159,7 +156,7 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     return Settings(controller, activator, complete)
 
 
-class _Table:
+class Table:
     """One table of the file; takes values out by name and notes what is wrong with them."""
 
     def __init__(
@@ -198,22 +195,22 @@ def _names(section: str) -> list[str]:
     return [key.name for key in FILE_KEYS if key.section == section]
 
 
-def _controller(table: _Table, base: Path) -> ControllerSettings:
+def _controller(table: Table, base: Path) -> ControllerSettings:
     default = ControllerSettings()
 
     def take(name: str, fallback: Any, read: Any) -> Any:
         return table.take(name, fallback, read, _permitted("controller", name))
 
     settings = ControllerSettings(
-        api=take("api", default.api, _address),
-        tick_s=take("tick", default.tick_s, _between_s(0.1, 60.0)),
+        api=take("api", default.api, address),
+        tick_s=take("tick", default.tick_s, between_s(0.1, 60.0)),
         state_dir=base / take("state-dir", default.state_dir, _path),
     )
     table.refuse_rest(_names("controller"))
     return settings
 
 
-def _activator(table: _Table) -> ActivatorSettings:
+def _activator(table: Table) -> ActivatorSettings:
     default = ActivatorSettings()
 
     def take(name: str, fallback: Any, read: Any) -> Any:
@@ -227,7 +224,7 @@ def _activator(table: _Table) -> ActivatorSettings:
     return settings
 
 
-def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
+def _service(table: Table, name: str, base: Path) -> ServiceSettings | None:
     if not (name[:1].isalpha() and name.replace("-", "").isalnum() and len(name) <= 63):
         table.problems.append(bad_value(table.where[:-1], name, NAME))
 
@@ -235,11 +232,10 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
         return table.take(key, fallback, read, _permitted("services.NAME", key))
 
     before = len(table.problems)
-    listen = take("listen", None, _address)
+    listen = take("listen", None, address)
     models = take("models", None, _models(base))
     command = take("command", None, _words)
     ours = command is None
-    slots = take("slots", 4 if ours else None, _whole(1, 100000))
     fields = {
         "env": take("env", {}, _texts),
         "cwd": take("cwd", None, _folder(base)),
@@ -247,7 +243,7 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
         "metrics_path": take("metrics-path", "/metrics" if ours else "", _url_path_or_none) or None,
         "drain_grace_s": take("drain-grace", 30.0, _seconds),
     }
-    policy = _policy(table, slots)
+    policy = _policy(table, slots=WORKER_SLOTS if ours else None)
     if listen is None and len(table.problems) == before:
         table.problems.append(f"{table.where}listen: missing; permitted: {LISTEN}")
     if (models is None) == (command is None) and len(table.problems) == before:
@@ -255,22 +251,26 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
     if len(table.problems) > before:
         return None
     return ServiceSettings(
-        name, listen, command or _worker_command(models, slots), policy, slots, **fields
+        name, listen, command or _worker_command(models, policy.slots), policy, **fields
     )
 
 
-def _policy(table: _Table, slots: int | None) -> ServicePolicy:
+def _policy(table: Table, *, slots: int | None) -> ServicePolicy:
     known = {key.name for key in contract.KEYS}
     ours = {name: table.values.pop(name) for name in list(table.values) if name in known}
     table.refuse_rest(_names("services.NAME") + sorted(known))
     try:
-        return contract.policy_from(ours, where=table.where, slots=slots)
+        policy = contract.policy_from(ours, where=table.where, slots=slots)
     except BadInput as wrong:
         table.problems.extend(wrong.problems)
         return ServicePolicy()
+    if policy.activator is InPath.NEVER:
+        why = "on one machine every request comes through the activator"
+        table.problems.append(bad_value(f"{table.where}activator", "never", "auto, always", why))
+    return policy
 
 
-def _worker_command(models: Mapping[str, Path], slots: int) -> tuple[str, ...]:
+def _worker_command(models: Mapping[str, Path], slots: int | None) -> tuple[str, ...]:
     """How the bundled worker is started; by its own entry, so no package reaches into another."""
     served = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
     start = (sys.executable, "-m", "autoscaler.cli", "worker")
@@ -316,7 +316,7 @@ def _check_windows(
     ]
 
 
-def _address(value: object) -> Address:
+def address(value: object) -> Address:
     host, _, port = str(value).rpartition(":")
     if host.startswith("[") and host.endswith("]"):  # [::1]:8081, as in a URL
         host = host[1:-1]
@@ -392,10 +392,10 @@ def _whole(least: int, most: int) -> Any:
 
 
 def _seconds(value: object) -> float:
-    return contract.duration_s(str(value))
+    return duration_s(str(value))
 
 
-def _between_s(least: float, most: float) -> Any:
+def between_s(least: float, most: float) -> Any:
     def read(value: object) -> float:
         seconds = _seconds(value)
         if not least <= seconds <= most:

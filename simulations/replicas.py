@@ -11,9 +11,9 @@ from enum import StrEnum
 from math import exp, log
 from typing import Protocol
 
-from autoscaler.contract import DURATION, Unreadable, duration_s
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.errors import BadInput
+from autoscaler.text import DURATION, Unreadable, duration_s
 
 NUMBER = r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 UNITS_S = {"ms": 0.001, "s": 1.0}

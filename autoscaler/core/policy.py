@@ -49,6 +49,23 @@ class InPath(StrEnum):
     NEVER = "never"  # then nothing could hold a request, so the service never sleeps
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Bounds for the same hours of certain weekdays, by the clocks of one place.
+
+    `days`: 0 is Monday. `begins_s` and `ends_s`: what the clocks show, as seconds after the day's
+    midnight; a window that ends on the next day has `ends_s` above 86400. `zone`: an IANA name.
+    A bound that is None is the service's own.
+    """
+
+    days: frozenset[int]
+    begins_s: int
+    ends_s: int
+    zone: str
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+
+
 class Idle(Enum):
     """What stands in `scale-to-zero-after` when it is not a duration."""
 
@@ -76,5 +93,6 @@ class ServicePolicy:
     signal_window_s: float = 6.0
     slots: int | None = None
     activator: InPath = InPath.AUTO
+    schedule: tuple[Window, ...] = ()
     dry_run: bool = False
     paused: bool = False

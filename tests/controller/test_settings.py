@@ -32,7 +32,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     (iris,) = settings.services
     assert (settings.controller.tick_s, settings.activator.processes) == (0.5, 1)
     assert settings.controller.state_dir == tmp_path / ".tidegate"
-    assert (iris.name, iris.listen, iris.slots) == ("iris", Address("127.0.0.1", 8081), None)
+    assert (iris.name, iris.listen, iris.policy.slots) == ("iris", Address("127.0.0.1", 8081), None)
     assert iris.policy.max_replicas == 4
 
 
@@ -57,6 +57,10 @@ def test_models_are_served_by_the_bundled_worker(tmp_path: Path) -> None:
         (("127.0.0.1:8081", "8081"), ["services.iris.listen", "'8081'", "HOST:PORT"]),
         (("max-replicas = 4", "max-replica = 4"), ["max-replica", "did you mean 'max-replicas'?"]),
         (("max-replicas = 4", "max-replicas = -4"), ["max-replicas", "-4", "1 to 10000"]),
+        (
+            ("max-replicas = 4", 'activator = "never"'),
+            ["services.iris.activator", "every request comes through", "permitted: auto, always"],
+        ),
         (("max-replicas = 4", "slots = 0"), ["services.iris.slots", "0", "1 to 100000"]),
         (("max-replicas = 4", "slots = true"), ["services.iris.slots", "True"]),
         (("max-replicas = 4", 'models = { a = "no.onnx" }'), ["model a", "no.onnx"]),

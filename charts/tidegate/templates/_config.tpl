@@ -1,0 +1,15 @@
+{{/* The controller's config file. Its words are those of docs/settings.md. */}}
+{{- define "tidegate.config" -}}
+[controller]
+api = "0.0.0.0:8070"
+channel = "0.0.0.0:8071"
+tick = "{{ .Values.controller.tickSeconds }}s"
+
+[kubernetes]
+namespaces = {{ .Values.namespaces | toJson }}
+scale-kinds = [
+{{- range .Values.scaleKinds }}
+  {{ printf "%s.%s.%s" .resource .version .group | toJson }},
+{{- end }}
+]
+{{- end }}

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the real Helm on our chart; only this file knows how.
+
+Helm is `$TIDEGATE_LAB_BIN/helm`, else one that `make lab` built, else one on the PATH.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "tidegate"
+NAMESPACE = "gate"
+
+Manifest = dict[str, Any]
+
+
+class Refused(Exception):
+    """Helm did not render; its words."""
+
+
+def find_helm() -> Path | None:
+    """The newest Helm that there is for tests, or none."""
+    named = os.environ.get("TIDEGATE_LAB_BIN")
+    if named:
+        return next((p for p in (Path(named) / "helm",) if p.exists()), None)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    built = sorted(cache.glob("tidegate-lab/**/helm"), key=lambda path: path.stat().st_mtime)
+    found = [str(path) for path in built if os.access(path, os.X_OK) and path.is_file()]
+    path = found[-1] if found else shutil.which("helm")
+    return Path(path) if path else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The objects of one rendering."""
+
+    objects: tuple[Manifest, ...]
+
+    def of(self, kind: str) -> list[Manifest]:
+        return [one for one in self.objects if one["kind"] == kind]
+
+    def one(self, kind: str, name: str) -> Manifest:
+        (found,) = [one for one in self.of(kind) if one["metadata"]["name"] == name]
+        return found
+
+    def pods(self) -> dict[str, Manifest]:
+        """Pod templates by the name of their Deployment."""
+        return {one["metadata"]["name"]: one["spec"]["template"] for one in self.of("Deployment")}
+
+    def containers(self) -> Iterator[Manifest]:
+        for pod in self.pods().values():
+            yield from pod["spec"].get("initContainers", [])
+            yield from pod["spec"]["containers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Helm:
+    binary: Path
+
+    def run(self, *words: str) -> str:
+        done = subprocess.run(  # noqa: S603  our own words
+            [str(self.binary), *words], capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode:
+            raise Refused(done.stdout + done.stderr)
+        return done.stdout
+
+    def render(
+        self, values: Mapping[str, Any] | None = None, *, chart: Path = CHART, apis: str = ""
+    ) -> Rendered:
+        """Render in `NAMESPACE`. `values` are top-level keys; `apis`: served beside the usual."""
+        words = ["template", "tide", str(chart), "--namespace", NAMESPACE, *set_values(values)]
+        if apis:
+            words += ["--api-versions", apis]
+        return Rendered(tuple(filter(None, yaml.safe_load_all(self.run(*words)))))
+
+
+def set_values(values: Mapping[str, Any] | None) -> list[str]:
+    """Helm's flags for these values, types kept."""
+    return [f"--set-json={key}={json.dumps(value)}" for key, value in (values or {}).items()]

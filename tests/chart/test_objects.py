@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects that are installed: they fit together, and ask for no more than they need."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from tests.chart.rendering import CHART, NAMESPACE, Helm, Manifest, Rendered, set_values
+
+ROLLOUTS = {"group": "argoproj.io", "version": "v1alpha1", "resource": "rollouts"}
+EVERYTHING: dict[str, Any] = {
+    "image": {"repository": "registry.example/tidegate", "tag": "1.2.3", "pullPolicy": "Always"},
+    "imagePullSecrets": ["pull"],
+    "namespaces": ["team-a", "team-b"],
+    "scaleKinds": [ROLLOUTS],
+    "controller": {"replicas": 3, "tickSeconds": 0.5},
+    "activator": {"replicas": 4, "drainSeconds": 1800},
+    "nodeSelector": {"pool": "infra"},
+    "tolerations": [{"key": "infra", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "high",
+    "podAnnotations": {"team": "serving"},
+    "extraEnv": {"HTTPS_PROXY": "http://proxy:3128", "DEBUG": 1},
+    "networkPolicy": {"apiFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
+    "monitoring": {"podMonitor": True, "prometheusRule": True, "labels": {"release": "prom"}},
+}
+SETS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "one namespace": {"namespaces": [NAMESPACE]},
+    "bare": {
+        "networkPolicy": {"enabled": False},
+        "monitoring": {"rulesConfigMap": False, "dashboard": False},
+    },
+}
+
+
+@pytest.fixture(params=list(SETS.values()), ids=list(SETS))
+def rendered(request: pytest.FixtureRequest, helm: Helm) -> Rendered:
+    return helm.render(request.param)
+
+
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_helm_finds_nothing_to_complain_of(helm: Helm, values: dict[str, Any]) -> None:
+    """Its linter, at its strictest."""
+    assert "0 chart(s) failed" in helm.run("lint", "--strict", str(CHART), *set_values(values))
+
+
+def test_no_object_is_told_twice(rendered: Rendered) -> None:
+    """Two of a name would overwrite each other."""
+    names = [
+        (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"])
+        for one in rendered.objects
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_no_permission_is_a_wildcard_or_reads_secrets(rendered: Rendered) -> None:
+    """What is needed is written out."""
+    for role in rendered.of("Role") + rendered.of("ClusterRole"):
+        for rule in role["rules"]:
+            words = rule["apiGroups"] + rule["resources"] + rule["verbs"]
+            assert not any("*" in word for word in words), rule
+            assert "secrets" not in rule["resources"], rule
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"]), rule
+
+
+def test_a_listed_namespace_is_all_that_a_controller_may_touch(helm: Helm) -> None:
+    """Beyond them it may only look at nodes and ask whose token it was shown."""
+    rendered = helm.render({"namespaces": ["team-a", "team-b"]})
+    (cluster,) = rendered.of("ClusterRole")
+    assert {(r["resources"][0], tuple(r["verbs"])) for r in cluster["rules"]} == {
+        ("nodes", ("get", "list", "watch")),
+        ("tokenreviews", ("create",)),
+    }
+    watched = {
+        role["metadata"]["namespace"]
+        for role in rendered.of("Role")
+        if role["metadata"]["name"] == "tidegate-controller"
+    }
+    assert watched == {"team-a", "team-b"}
+
+
+def test_every_role_is_bound_to_an_account_that_exists(rendered: Rendered) -> None:
+    """A role that nobody has, or an account that nobody made, would be found out at run time."""
+    accounts = {a["metadata"]["name"] for a in rendered.of("ServiceAccount")}
+    for scope in ("", "Cluster"):
+        roles = {
+            (r["metadata"].get("namespace"), r["metadata"]["name"])
+            for r in rendered.of(f"{scope}Role")
+        }
+        bindings = rendered.of(f"{scope}RoleBinding")
+        bound = {(b["metadata"].get("namespace"), b["roleRef"]["name"]) for b in bindings}
+        assert roles == bound
+        for binding in bindings:
+            (subject,) = binding["subjects"]
+            assert subject["name"] in accounts
+            assert subject["namespace"] == NAMESPACE
+            assert binding["roleRef"]["kind"] == f"{scope}Role"
+
+
+def test_the_activator_may_change_nothing(rendered: Rendered) -> None:
+    """It stands in the path of strangers' requests."""
+    for role in rendered.of("Role") + rendered.of("ClusterRole"):
+        if role["metadata"]["labels"]["app.kubernetes.io/component"] == "activator":
+            for rule in role["rules"]:
+                assert set(rule["verbs"]) <= {"get", "list", "watch"}
+
+
+def test_only_the_subresource_scale_is_updated(rendered: Rendered) -> None:
+    """Replicas are written in one place; of the workloads themselves only metadata is patched."""
+    for role in rendered.of("Role") + rendered.of("ClusterRole"):
+        for rule in role["rules"]:
+            if "update" in rule["verbs"] and rule["apiGroups"][0] in ("apps", "argoproj.io"):
+                assert all(name.endswith("/scale") for name in rule["resources"])
+
+
+def test_a_further_kind_can_be_read_and_scaled(helm: Helm) -> None:
+    """It is named in the config file and in the permissions alike."""
+    rendered = helm.render({"scaleKinds": [ROLLOUTS]})
+    rules = rendered.one("ClusterRole", "tidegate-controller")["rules"]
+    ours = {r["resources"][0]: r["verbs"] for r in rules if r["apiGroups"] == ["argoproj.io"]}
+    assert ours == {
+        "rollouts": ["get", "list", "watch", "patch"],
+        "rollouts/scale": ["get", "update", "patch"],
+    }
+    assert config(rendered)["kubernetes"]["scale-kinds"] == [ROLLOUTS]
+
+
+def test_every_container_is_restricted(rendered: Rendered) -> None:
+    """Pod Security's `restricted`, and a root file system that nobody can write."""
+    for pod in rendered.pods().values():
+        context = pod["spec"]["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] > 0
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod["spec"].keys()
+        for volume in pod["spec"]["volumes"]:
+            assert not {"hostPath"} & volume.keys()
+    containers = list(rendered.containers())
+    assert len(containers) == 2
+    for container in containers:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+
+
+def test_openshift_chooses_the_user_and_is_asked_for_endpoints(helm: Helm) -> None:
+    """It gives each namespace its own users, and guards endpoints by a permission of its own."""
+    rendered = helm.render(apis="security.openshift.io/v1")
+    for pod in rendered.pods().values():
+        assert "runAsUser" not in pod["spec"]["securityContext"]
+    rules = rendered.one("ClusterRole", "tidegate-controller")["rules"]
+    assert ["endpointslices/restricted"] in [rule["resources"] for rule in rules]
+
+
+SELECTORS: Mapping[str, Callable[[Manifest], Manifest]] = {
+    "Deployment": lambda one: one["spec"]["selector"]["matchLabels"],
+    "PodDisruptionBudget": lambda one: one["spec"]["selector"]["matchLabels"],
+    "Service": lambda one: one["spec"]["selector"],
+    "NetworkPolicy": lambda one: one["spec"]["podSelector"]["matchLabels"],
+}
+
+
+def selects(selector: Manifest, labels: Manifest) -> bool:
+    return bool(selector) and selector.items() <= labels.items()
+
+
+def test_whatever_selects_pods_finds_the_right_ones(rendered: Rendered) -> None:
+    """Deployment, Service, disruption budget, network policy and spread mean the same pods."""
+    labels = {name: pod["metadata"]["labels"] for name, pod in rendered.pods().items()}
+    selectors = [
+        (one["metadata"]["name"], selector(one))
+        for kind, selector in SELECTORS.items()
+        for one in rendered.of(kind)
+    ]
+    selectors += [
+        (name, spread["labelSelector"]["matchLabels"])
+        for name, pod in rendered.pods().items()
+        for spread in pod["spec"]["topologySpreadConstraints"]
+    ]
+    assert len(selectors) >= 9
+    for name, selector in selectors:
+        assert [n for n in labels if selects(selector, labels[n])] == [name]
+
+
+def test_every_port_that_is_named_exists(rendered: Rendered) -> None:
+    """In probes, Services, network policies and monitors."""
+    ports = {
+        name: {
+            port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]
+        }
+        for name, pod in rendered.pods().items()
+    }
+    for name, pod in rendered.pods().items():
+        (container,) = pod["spec"]["containers"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["port"] in ports[name]
+        scraped = pod["metadata"]["annotations"].get("prometheus.io/port")
+        assert scraped is None or int(scraped) in ports[name].values()
+    for service in rendered.of("Service"):
+        for port in service["spec"]["ports"]:
+            assert port["targetPort"] in ports[service["metadata"]["name"]]
+    for policy in rendered.of("NetworkPolicy"):
+        for rule in policy["spec"]["ingress"]:
+            for port in rule["ports"]:
+                named = ports[policy["metadata"]["name"]]
+                assert "endPort" in port or port["port"] in named
+    for monitor in rendered.of("PodMonitor"):
+        for end in monitor["spec"]["podMetricsEndpoints"]:
+            assert any(end["port"] in names for names in ports.values())
+
+
+def config(rendered: Rendered) -> dict[str, Any]:
+    text = rendered.one("ConfigMap", "tidegate-controller")["data"]["tidegate.toml"]
+    return tomllib.loads(text)
+
+
+def test_the_config_file_says_what_the_values_say(helm: Helm) -> None:
+    """TOML that can be read, at the addresses that probes and activators use."""
+    said = config(helm.render(EVERYTHING))
+    assert said["controller"] == {
+        "api": "0.0.0.0:8070",
+        "channel": "0.0.0.0:8071",
+        "tick": "0.5s",
+    }
+    assert said["kubernetes"]["namespaces"] == ["team-a", "team-b"]
+
+
+def test_a_changed_config_rolls_the_controller_and_nothing_else(helm: Helm) -> None:
+    """It is read once, at start; the activators do not read it."""
+    before = helm.render().pods()
+    after = helm.render({"controller": {"tickSeconds": 5}}).pods()
+    assert before["tidegate-controller"] != after["tidegate-controller"]
+    assert before["tidegate-activator"] == after["tidegate-activator"]
+
+
+def test_an_activator_is_given_the_time_to_finish(helm: Helm) -> None:
+    """Kubernetes kills it only after its own drain, after the seconds of parting."""
+    pod = helm.render({"activator": {"drainSeconds": 1800}}).pods()["tidegate-activator"]["spec"]
+    (container,) = pod["containers"]
+    assert "1800" in container["args"]
+    assert pod["terminationGracePeriodSeconds"] >= 1800 + 20
+
+
+def test_an_upgrade_never_takes_a_pod_away_first(rendered: Rendered) -> None:
+    """A new one is ready before an old one goes; evictions take one at a time."""
+    for deployment in rendered.of("Deployment"):
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    for budget in rendered.of("PodDisruptionBudget"):
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_the_channel_is_open_to_activators_only(helm: Helm) -> None:
+    """What is said there moves replicas; the API is for the namespace and whom the values name."""
+    rendered = helm.render(EVERYTHING)
+    channel, api = rendered.one("NetworkPolicy", "tidegate-controller")["spec"]["ingress"]
+    (peer,) = channel["from"]
+    labels = rendered.pods()["tidegate-activator"]["metadata"]["labels"]
+    assert peer.keys() == {"podSelector"}
+    assert selects(peer["podSelector"]["matchLabels"], labels)
+    assert [rule["ports"] for rule in (channel, api)] == [[{"port": "channel"}], [{"port": "api"}]]
+    assert api["from"] == [{"podSelector": {}}, *EVERYTHING["networkPolicy"]["apiFrom"]]
+
+
+def test_clients_reach_every_port_of_an_activator_but_health(helm: Helm) -> None:
+    """A headless Service's clients come to the port that they know, whichever it is."""
+    routes, health = helm.render().one("NetworkPolicy", "tidegate-activator")["spec"]["ingress"]
+    open_ports = {
+        number for ports in routes["ports"] for number in range(ports["port"], ports["endPort"] + 1)
+    }
+    assert set(range(1, 65536)) - open_ports == {8072}
+    assert "from" not in routes
+    assert health["from"] == [{"podSelector": {}}]
+
+
+def test_what_users_ask_of_pods_reaches_both(helm: Helm) -> None:
+    """Image, pull secrets, nodes, priority, annotations, environment."""
+    rendered = helm.render(EVERYTHING)
+    for pod in rendered.pods().values():
+        spec = pod["spec"]
+        (container,) = spec["containers"]
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert container["image"] == "registry.example/tidegate:1.2.3"
+        assert spec["imagePullSecrets"] == [{"name": "pull"}]
+        assert spec["nodeSelector"] == {"pool": "infra"}
+        assert spec["tolerations"] == EVERYTHING["tolerations"]
+        assert spec["affinity"] == {"nodeAffinity": {}}
+        assert spec["priorityClassName"] == "high"
+        assert pod["metadata"]["annotations"]["team"] == "serving"
+        assert env["HTTPS_PROXY"] == "http://proxy:3128"
+        assert env["DEBUG"] == "1"
+        assert {"POD_NAME", "POD_NAMESPACE", "POD_IP"} <= env.keys()
+
+
+def test_names_do_not_depend_on_the_release(helm: Helm) -> None:
+    """So Helm refuses a second release over the same services."""
+    words = ("template", "other", str(CHART), "--namespace", NAMESPACE)
+    assert "name: other" not in helm.run(*words)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One lab for all its tests; they come last, since from then on the process has another network."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import build, network
+from tests.lab.lab import Lab
+
+REQUIRED = "TIDEGATE_LAB_REQUIRED"  # set where a lab that cannot be is a failure
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every other test runs in the network it was started in."""
+    items.sort(key=lambda item: "lab" in item.keywords)
+
+
+def _unless_required(why: str) -> None:
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"{REQUIRED} is set, and the lab cannot be: {why}")
+    pytest.skip(f"no lab: {why}")
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A running Kubernetes; skips with the reason where there can be none."""
+    why = network.why_impossible()
+    if why is not None:
+        _unless_required(why)
+    binaries = build.find()
+    if binaries is None:
+        _unless_required("its programs are not built; run `make lab`")
+        raise AssertionError  # the line above never returns
+    lab = Lab(binaries)
+    try:
+        lab.start()
+        _tell(request, f"lab: up in {lab.start_s:.1f} s, logs in {lab.folder}")
+        yield lab
+    finally:
+        failed = request.session.testsfailed > 0
+        lab.close(keep=failed)
+        if failed:
+            _tell(request, f"lab: its logs are kept in {lab.folder}")
+
+
+def _tell(request: pytest.FixtureRequest, line: str) -> None:
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"\n{line}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    """A failed test shows what the lab's components said last."""
+    report: pytest.TestReport = yield  # type: ignore[misc]
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, Lab):
+        report.sections.append(("lab logs", lab.logs()))
+    return report

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image `lab/echo`: an HTTP/1.1 server that says who answered.
+
+It starts in a moment and leaves well: after SIGTERM it is not ready, still answers everything with
+`Connection: close`, and goes once nothing came for a while. `/ready` is its readiness; any other
+path answers 200 and a JSON object. With --predictor_host (as KServe passes it to a transformer)
+POSTs are forwarded there. Unknown arguments are ignored, as KServe may add some.
+"""
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+from typing import cast
+
+import httptools
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default=os.environ.get("POD_IP", "127.0.0.1"))
+    parser.add_argument("--port", "--http_port", type=int, default=8080)
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds every answer takes")
+    parser.add_argument("--ready-after", type=float, default=0.0, help="seconds until it is ready")
+    parser.add_argument("--drain-quiet", type=float, default=1.5, help="seconds after the last one")
+    parser.add_argument("--predictor_host", default="", help="HOST[:PORT] that POSTs go to")
+    parser.add_argument("--exit-after", type=float, help="end with --exit-code after seconds")
+    parser.add_argument("--exit-code", type=int, default=1)
+    return parser.parse_known_args()[0]
+
+
+class State:
+    """What all connections share."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.ready_at_s = asyncio.get_running_loop().time() + args.ready_after
+        self.leaving = False
+        self.answered = 0
+        self.in_flight = 0
+        self.heard_at_s = asyncio.get_running_loop().time()
+
+    async def quiet(self, for_s: float) -> None:
+        """Wait until nothing is in flight and nothing came for so long."""
+        now_s = asyncio.get_running_loop().time
+        while True:
+            left_s = for_s if self.in_flight else self.heard_at_s + for_s - now_s()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(left_s)
+
+    @property
+    def ready(self) -> bool:
+        return not self.leaving and asyncio.get_running_loop().time() >= self.ready_at_s
+
+
+class Connection(asyncio.Protocol):
+    """Requests of one connection, answered in order."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._parser = httptools.HttpRequestParser(self)
+        self._url, self._body = b"", bytearray()
+        self._turn: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._transport.close()
+
+    def on_message_begin(self) -> None:
+        self._url, self._body = b"", bytearray()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        method = self._parser.get_method().decode()
+        keep = self._parser.should_keep_alive()
+        answer = self._answer(method, self._url.decode(), bytes(self._body), keep, self._turn)
+        self._turn = asyncio.create_task(answer)
+
+    async def _answer(
+        self, method: str, path: str, body: bytes, keep: bool, before: "asyncio.Task[None] | None"
+    ) -> None:
+        state = self._state
+        state.in_flight += 1
+        try:
+            if before is not None:
+                await before
+            if path == "/ready":
+                status, said = await self._readiness()
+            else:
+                state.heard_at_s = asyncio.get_running_loop().time()
+                status, said = await self._say(method, path, body)
+            content = json.dumps(said).encode()
+            keep = keep and not state.leaving
+            self._transport.write(
+                f"HTTP/1.1 {status} {http.client.responses.get(status, '')}\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+                f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n".encode()
+                + content
+            )
+            if not keep:
+                self._transport.close()
+        finally:
+            state.in_flight -= 1
+
+    async def _readiness(self) -> tuple[int, object]:
+        ready = self._state.ready
+        return (200 if ready else 503), {"ready": ready}
+
+    async def _say(self, method: str, path: str, body: bytes) -> tuple[int, object]:
+        args, state = self._state.args, self._state
+        if args.delay:
+            await asyncio.sleep(args.delay)
+        if args.predictor_host and method == "POST":
+            status, said = await asyncio.to_thread(forward, args.predictor_host, path, body)
+            return status, {"transformed_by": socket.gethostname(), "predictor": said}
+        state.answered += 1
+        return 200, {"pod": socket.gethostname(), "path": path, "answered": state.answered}
+
+
+def forward(host: str, path: str, body: bytes) -> tuple[int, object]:
+    connection = http.client.HTTPConnection(host, timeout=60)
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        said = answer.read()
+        is_json = "json" in (answer.getheader("Content-Type") or "")
+        return answer.status, json.loads(said) if is_json else said.decode(errors="replace")
+    except OSError as error:
+        return 502, f"{host}: {error}"
+    finally:
+        connection.close()
+
+
+async def serve(args: argparse.Namespace) -> int:
+    state = State(args)
+    loop = asyncio.get_running_loop()
+    leave = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, leave.set)
+    server = await loop.create_server(lambda: Connection(state), args.host, args.port)
+    try:
+        await asyncio.wait_for(leave.wait(), args.exit_after)
+    except TimeoutError:
+        return int(args.exit_code)
+    state.leaving = True
+    state.heard_at_s = asyncio.get_running_loop().time()
+    await state.quiet(args.drain_quiet)
+    server.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(asyncio.run(serve(arguments())))
