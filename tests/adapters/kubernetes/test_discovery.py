@@ -2,24 +2,31 @@
 """EndpointSlices as the activator reads them, and the Lease by which it finds the leader."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from time import monotonic
-from typing import Any, cast
+from typing import Any
 
-import orjson
 import pytest
 
-from autoscaler.adapters.kubernetes.api import KubeApi, Page, Params
+from autoscaler.adapters.kubernetes.api import KubeApi
 from autoscaler.adapters.kubernetes.discovery import (
+    OURS,
     KubernetesDiscovery,
     Service,
     found_in,
     parse_slice,
 )
-from autoscaler.adapters.kubernetes.leader import leading_controller, parse_address
+from autoscaler.adapters.kubernetes.election import Holder
+from autoscaler.adapters.kubernetes.leader import (
+    CHANNEL_ANNOTATION,
+    channel_of,
+    leading_controller,
+)
+from autoscaler.adapters.kubernetes.resources import ENDPOINT_SLICES, LEASES
 from autoscaler.core.found import Found
 from autoscaler.core.routes import Backend
+from tests.adapters.kubernetes.fake_api_server import FakeApiServer
+from tests.adapters.kubernetes.waiting import until
 
 BACKEND = Backend("ns", "m", "http")
 
@@ -127,154 +134,141 @@ def test_a_slice_without_endpoints_or_ports_is_an_empty_one() -> None:
     assert found(raw) == ()
 
 
-class PlayedApi:
-    """An API server as far as informers ask: lists by namespace, and one stream of events each."""
-
-    def __init__(self) -> None:
-        self.lists: dict[str, list[dict[str, Any]]] = {}
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.watching: dict[str, asyncio.Queue[bytes]] = {}
-        self.open = asyncio.Event()
-        self.open.set()
-
-    async def pages(self, path: str, params: Params | None = None) -> AsyncGenerator[Page, None]:
-        self.asked.append((path, dict(params or {})))
-        await self.open.wait()
-        yield Page(self.lists.get(path.split("/")[5], []), "1")
-
-    async def watch(self, path: str, params: Params | None = None) -> AsyncGenerator[bytes, None]:
-        queue = self.watching[path.split("/")[5]] = asyncio.Queue()
-        yield b""
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            del self.watching[path.split("/")[5]]
-
-    def say(self, kind: str, raw: dict[str, Any], namespace: str = "ns") -> None:
-        self.watching[namespace].put_nowait(orjson.dumps({"type": kind, "object": raw}))
-
-
-async def until(condition: Any) -> None:
-    end_s = monotonic() + 10.0
-    while not condition():
-        assert monotonic() < end_s, "it did not come about"
-        await asyncio.sleep(0.002)
-
-
 @asynccontextmanager
-async def discovering(api: PlayedApi) -> AsyncIterator[tuple[KubernetesDiscovery, list[Service]]]:
+async def discovering(api: KubeApi) -> AsyncIterator[tuple[KubernetesDiscovery, list[Service]]]:
     changes: list[Service] = []
-    async with KubernetesDiscovery(cast(KubeApi, api)) as discovery:
+    async with KubernetesDiscovery(api) as discovery:
         discovery.on_change = changes.append
         yield discovery, changes
 
 
-async def test_endpoints_are_found_and_followed() -> None:
-    api = PlayedApi()
-    api.lists["ns"] = [a_slice("s", an_endpoint("10.0.0.1"))]
-    async with discovering(api) as (discovery, changes):
-        discovery.follow([BACKEND])
-        await until(lambda: discovery.found(BACKEND) == (Found("pod-1", "10.0.0.1", 8080),))
-        await until(lambda: api.watching)
-        changes.clear()
-        api.say("MODIFIED", a_slice("s", an_endpoint("10.0.0.1", ready=False)))
-        await until(lambda: changes == [("ns", "m")])
-        assert discovery.found(BACKEND) == (Found("pod-1", "10.0.0.1", 8080, ready=False),)
-        api.say("DELETED", a_slice("s"))
-        await until(lambda: discovery.found(BACKEND) == ())
+def at(name: str, namespace: str = "ns") -> str:
+    return ENDPOINT_SLICES.path(namespace, name)
 
 
-async def test_before_the_first_list_nothing_is_known_and_then_that_there_is_nothing_is_told() -> (
-    None
-):
-    api = PlayedApi()
-    api.open.clear()
+async def test_endpoints_are_found_and_followed(server: FakeApiServer, api: KubeApi) -> None:
+    await server.put(at("s"), a_slice("s", an_endpoint("10.0.0.1")))
+    told: list[tuple[Found, ...] | None] = []
+    async with KubernetesDiscovery(api) as discovery:
+        discovery.on_change = lambda service: told.append(discovery.found(BACKEND))
+        discovery.follow([BACKEND])
+        one = Found("pod-1", "10.0.0.1", 8080)
+        await until(lambda: told and told[-1] == (one,), "news of it")
+        await server.put(at("s"), a_slice("s", an_endpoint("10.0.0.1", ready=False)))
+        unready = Found("pod-1", "10.0.0.1", 8080, ready=False)
+        await until(lambda: told[-1] == (unready,), "news of the change")
+        await server.remove(at("s"))
+        await until(lambda: told[-1] == (), "news of its end")
+
+
+async def test_what_was_found_stays_while_the_api_server_is_away(
+    server: FakeApiServer, api: KubeApi
+) -> None:
+    await server.put(at("s"), a_slice("s", an_endpoint("10.0.0.1")))
+    async with discovering(api) as (discovery, _):
+        discovery.follow([BACKEND])
+        await until(lambda: discovery.found(BACKEND), "finding it")
+        await server.until_watched()
+        await server.down()
+        assert discovery.found(BACKEND) == (Found("pod-1", "10.0.0.1", 8080),)
+        await server.put(at("s"), a_slice("s", an_endpoint("10.0.0.2")))
+        await server.up()
+        moved = Found("pod-1", "10.0.0.2", 8080)
+        await until(lambda: discovery.found(BACKEND) == (moved,), "what changed meanwhile")
+
+
+async def test_before_the_first_list_nothing_is_known_and_then_that_there_is_nothing_is_told(
+    server: FakeApiServer, api: KubeApi
+) -> None:
+    server.held.clear()
     async with discovering(api) as (discovery, changes):
         discovery.follow([BACKEND])
-        await until(lambda: api.asked)
+        await until(lambda: server.asked, "asking")
         assert discovery.found(BACKEND) is None
-        api.open.set()
-        await until(lambda: changes == [("ns", "m")])
+        server.held.set()
+        await until(lambda: changes == [("ns", "m")], "news")
         assert discovery.found(BACKEND) == ()
 
 
-async def test_only_namespaces_with_routes_are_watched_and_our_own_slices_not_asked_for() -> None:
-    api = PlayedApi()
+async def test_only_namespaces_with_routes_are_watched(server: FakeApiServer, api: KubeApi) -> None:
     async with discovering(api) as (discovery, _):
         other = Backend("other", "m", "http")
         discovery.follow([BACKEND, other])
-        await until(lambda: set(api.watching) == {"ns", "other"})
+        await server.until_watched(2)
         discovery.follow([other])
-        await until(lambda: set(api.watching) == {"other"})
+        await until(lambda: server.watched == 1, "leaving one")
         assert discovery.found(BACKEND) is None
-        assert len(api.asked) == 2, "what goes on is not listed anew"
-        assert all(
-            asked["labelSelector"].endswith("endpointslice.kubernetes.io/managed-by!=tidegate.dev")
-            for _, asked in api.asked
-        )
+        assert discovery.found(other) == ()
+        assert {path for _, path, _ in server.asked} == {
+            ENDPOINT_SLICES.path("ns"),
+            ENDPOINT_SLICES.path("other"),
+        }
 
 
-async def test_a_service_that_nobody_routes_changes_in_silence() -> None:
-    api = PlayedApi()
+async def test_our_own_slices_are_not_even_asked_for(server: FakeApiServer, api: KubeApi) -> None:
+    await server.put(at("ours"), a_slice("ours", an_endpoint("10.9.9.9"), managed_by=OURS))
+    await server.put(at("s"), a_slice("s", an_endpoint("10.0.0.1")))
+    async with discovering(api) as (discovery, _):
+        discovery.follow([BACKEND])
+        await until(lambda: discovery.found(BACKEND), "finding it")
+        assert [found.host for found in discovery.found(BACKEND) or ()] == ["10.0.0.1"]
+    (query,) = server.asked_for("list")
+    assert query["labelSelector"].endswith("!=tidegate.dev")
+
+
+async def test_a_service_that_nobody_routes_changes_in_silence(
+    server: FakeApiServer, api: KubeApi
+) -> None:
     async with discovering(api) as (discovery, changes):
         discovery.follow([BACKEND])
-        await until(lambda: api.watching)
-        changes.clear()
-        api.say("ADDED", a_slice("other", an_endpoint("10.0.0.7"), service="other"))
-        api.say("ADDED", a_slice("s", an_endpoint("10.0.0.1")))
-        await until(lambda: changes)
-        assert changes == [("ns", "m")]
-
-
-def a_lease(holder: str = "controller-1", channel: str = "10.0.0.5:8071") -> dict[str, Any]:
-    return {
-        "metadata": {
-            "name": "tidegate-controller",
-            "namespace": "ns",
-            "resourceVersion": "1",
-            "annotations": {"tidegate.dev/channel": channel},
-        },
-        "spec": {"holderIdentity": holder},
-    }
+        await server.put(at("o"), a_slice("o", an_endpoint("10.0.0.7"), service="other"))
+        await server.put(at("s"), a_slice("s", an_endpoint("10.0.0.1")))
+        await until(lambda: discovery.found(BACKEND), "finding it")
+        assert set(changes) == {("ns", "m")}
 
 
 @pytest.mark.parametrize(
-    ("raw", "address"),
+    ("identity", "channel", "address"),
     [
-        (a_lease(), ("10.0.0.5", 8071)),
-        (a_lease(channel="[fd00::5]:8071"), ("fd00::5", 8071)),
-        (a_lease(holder=""), None),
-        (a_lease(channel=""), None),
-        (a_lease(channel="10.0.0.5:http"), None),
-        ({"metadata": {"name": "x"}}, None),
+        ("controller-1", "10.0.0.5:8071", ("10.0.0.5", 8071)),
+        ("controller-1", "[fd00::5]:8071", ("fd00::5", 8071)),
+        ("", "10.0.0.5:8071", None),
+        ("controller-1", "", None),
+        ("controller-1", "10.0.0.5:http", None),
+        ("controller-1", "10.0.0.5:70000", None),
     ],
 )
 def test_the_lease_says_where_its_holder_is(
-    raw: dict[str, Any], address: tuple[str, int] | None
+    identity: str, channel: str, address: tuple[str, int] | None
 ) -> None:
-    assert parse_address(raw) == address
+    assert channel_of(Holder(identity, {CHANNEL_ANNOTATION: channel})) == address
 
 
-async def test_the_leader_is_followed_from_place_to_place() -> None:
-    api = PlayedApi()
-    async with leading_controller(
-        cast(KubeApi, api), namespace="ns", lease="tidegate-controller"
-    ) as leader:
-        await until(lambda: api.watching)
-        assert api.asked[0][1]["fieldSelector"] == "metadata.name=tidegate-controller"
+async def test_the_leader_is_followed_from_place_to_place(
+    server: FakeApiServer, api: KubeApi
+) -> None:
+    path = LEASES.path("ns", "tidegate-controller")
+    async with (
+        leading_controller(api, namespace="ns", lease="tidegate-controller") as leader,
+        asyncio.timeout(15),
+    ):
+        await server.until_watched()
         moved = asyncio.create_task(leader.moves(None))
-        await asyncio.sleep(0)
+        await server.put(path, a_lease("controller-1", "10.0.0.5:8071"))
+        await moved
+        first = leader.address
+        assert first == ("10.0.0.5", 8071)
+        moved = asyncio.create_task(leader.moves(first))
+        await server.put(path, a_lease("", "10.0.0.5:8071"))
+        await until(lambda: leader.address is None, "the release")
         assert not moved.done()
-        api.say("ADDED", a_lease())
-        async with asyncio.timeout(10):
-            await moved
-        assert leader.address == ("10.0.0.5", 8071)
-        moved = asyncio.create_task(leader.moves(leader.address))
-        api.say("MODIFIED", a_lease(holder=""))
-        await until(lambda: leader.address is None)
-        assert not moved.done()
-        api.say("MODIFIED", a_lease("controller-2", "10.0.0.6:8071"))
-        async with asyncio.timeout(10):
-            await moved
+        await server.put(path, a_lease("controller-2", "10.0.0.6:8071"))
+        await moved
         assert leader.address == ("10.0.0.6", 8071)
+
+
+def a_lease(holder: str, channel: str) -> dict[str, Any]:
+    return {
+        "metadata": {"annotations": {CHANNEL_ANNOTATION: channel}},
+        "spec": {"holderIdentity": holder},
+    }
