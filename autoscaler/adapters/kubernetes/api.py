@@ -24,7 +24,7 @@ import structlog
 from yarl import URL
 
 from autoscaler.adapters.kubernetes.credentials import Credentials, Login
-from autoscaler.adapters.kubernetes.errors import Unreachable, refusal, retry_after_s
+from autoscaler.adapters.kubernetes.errors import RETRY_S, Unreachable, refusal, retry_after_s
 from autoscaler.adapters.kubernetes.resources import Place, place_of
 from autoscaler.errors import GiveUp, TidegateError
 
@@ -224,7 +224,7 @@ class KubeApi:
             raise Unreachable(
                 f"cannot {call}: the answer is not JSON ({error}); look at what stands between us "
                 f"and {self.server}",
-                after_s=1.0,
+                after_s=RETRY_S,
             ) from error
         if not isinstance(answer, dict):
             raise GiveUp(f"cannot {call}: the answer is no object; is {self.server} an API server?")
@@ -315,7 +315,7 @@ class KubeApi:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unreachable(
                 f"cannot {call}: {_reason(error)}; check that {self.server} can be reached",
-                after_s=1.0,
+                after_s=RETRY_S,
             ) from error
 
 
