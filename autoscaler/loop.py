@@ -6,7 +6,7 @@ simulator runs this same file in virtual time. It is the only caller of `Cluster
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -41,7 +41,10 @@ class Record:
 
 
 class ControlLoop:
-    """Runs ticks over all services; keeps each one's memory and its last decisions."""
+    """Runs ticks over all services; keeps each one's memory and its last decisions.
+
+    `on_record(record)` is told of every decision, whatever became of it.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class ControlLoop:
         self._routes = routes
         self._store = store
         self._clock = clock
+        self.on_record: Callable[[Record], None] = lambda record: None
         self._memories: dict[ServiceId, ServiceMemory] = {}
         self._learned: Mapping[ServiceId, LeadTimes] | None = None  # by earlier controllers
         self._saved: Mapping[ServiceId, LeadTimes] = {}
@@ -156,6 +160,7 @@ class ControlLoop:
         records = self.records.setdefault(decision.service, deque(maxlen=DECISIONS_KEPT))
         before = records[-1].decision if records else None
         records.append(record)
+        self.on_record(record)
         if decision.changes or before is None or before.state is not decision.state:
             log.info(
                 "decided",

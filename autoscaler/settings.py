@@ -139,14 +139,14 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
         for name in document
         if name not in _SECTIONS
     ]
-    controller = _controller(_Table(document, "controller", where, problems), base)
-    activator = _activator(_Table(document, "activator", where, problems))
+    controller = _controller(Table(document, "controller", where, problems), base)
+    activator = _activator(Table(document, "activator", where, problems))
     tables = document.get("services", {})
     if not isinstance(tables, dict) or not tables:
         problems.append(f"{where}[services.NAME]: there is none; add one table for each service")
         tables = {}
     services = [
-        _service(_Table(tables, name, f"{where}services.", problems), name, base) for name in tables
+        _service(Table(tables, name, f"{where}services.", problems), name, base) for name in tables
     ]
     complete = tuple(service for service in services if service is not None)
     _check_addresses(controller, complete, where, problems)
@@ -156,7 +156,7 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     return Settings(controller, activator, complete)
 
 
-class _Table:
+class Table:
     """One table of the file; takes values out by name and notes what is wrong with them."""
 
     def __init__(
@@ -195,22 +195,22 @@ def _names(section: str) -> list[str]:
     return [key.name for key in FILE_KEYS if key.section == section]
 
 
-def _controller(table: _Table, base: Path) -> ControllerSettings:
+def _controller(table: Table, base: Path) -> ControllerSettings:
     default = ControllerSettings()
 
     def take(name: str, fallback: Any, read: Any) -> Any:
         return table.take(name, fallback, read, _permitted("controller", name))
 
     settings = ControllerSettings(
-        api=take("api", default.api, _address),
-        tick_s=take("tick", default.tick_s, _between_s(0.1, 60.0)),
+        api=take("api", default.api, address),
+        tick_s=take("tick", default.tick_s, between_s(0.1, 60.0)),
         state_dir=base / take("state-dir", default.state_dir, _path),
     )
     table.refuse_rest(_names("controller"))
     return settings
 
 
-def _activator(table: _Table) -> ActivatorSettings:
+def _activator(table: Table) -> ActivatorSettings:
     default = ActivatorSettings()
 
     def take(name: str, fallback: Any, read: Any) -> Any:
@@ -224,7 +224,7 @@ def _activator(table: _Table) -> ActivatorSettings:
     return settings
 
 
-def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
+def _service(table: Table, name: str, base: Path) -> ServiceSettings | None:
     if not (name[:1].isalpha() and name.replace("-", "").isalnum() and len(name) <= 63):
         table.problems.append(bad_value(table.where[:-1], name, NAME))
 
@@ -232,7 +232,7 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
         return table.take(key, fallback, read, _permitted("services.NAME", key))
 
     before = len(table.problems)
-    listen = take("listen", None, _address)
+    listen = take("listen", None, address)
     models = take("models", None, _models(base))
     command = take("command", None, _words)
     ours = command is None
@@ -255,7 +255,7 @@ def _service(table: _Table, name: str, base: Path) -> ServiceSettings | None:
     )
 
 
-def _policy(table: _Table, *, slots: int | None) -> ServicePolicy:
+def _policy(table: Table, *, slots: int | None) -> ServicePolicy:
     known = {key.name for key in contract.KEYS}
     ours = {name: table.values.pop(name) for name in list(table.values) if name in known}
     table.refuse_rest(_names("services.NAME") + sorted(known))
@@ -316,7 +316,7 @@ def _check_windows(
     ]
 
 
-def _address(value: object) -> Address:
+def address(value: object) -> Address:
     host, _, port = str(value).rpartition(":")
     if host.startswith("[") and host.endswith("]"):  # [::1]:8081, as in a URL
         host = host[1:-1]
@@ -395,7 +395,7 @@ def _seconds(value: object) -> float:
     return duration_s(str(value))
 
 
-def _between_s(least: float, most: float) -> Any:
+def between_s(least: float, most: float) -> Any:
     def read(value: object) -> float:
         seconds = _seconds(value)
         if not least <= seconds <= most:

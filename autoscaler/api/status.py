@@ -50,7 +50,11 @@ class DecisionStatus(BaseModel):
 
 
 def create_api(
-    loop: ControlLoop, *, registry: CollectorRegistry, now_s: Callable[[], float]
+    loop: ControlLoop,
+    *,
+    registry: CollectorRegistry,
+    now_s: Callable[[], float],
+    why_unready: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """The app that serves what `loop` has recorded; times are seconds on the controller's clock.
 
@@ -67,6 +71,14 @@ def create_api(
 
     @api.get("/healthz")
     async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/readyz")
+    async def ready() -> dict[str, str]:
+        """Whether this controller could act; one that stands by is ready as well."""
+        why = why_unready()
+        if why is not None:
+            raise HTTPException(503, why)
         return {"status": "ok"}
 
     @api.get("/v1/services")

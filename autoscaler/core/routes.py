@@ -5,7 +5,7 @@ Plain values; `autoscaler/channel.py` puts them on the wire.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +86,15 @@ class Demand:
     broken_total: int = 0
     request_seconds_total: float = 0.0
     held_seconds_total: float = 0.0
+
+    def __add__(self, other: "Demand") -> "Demand":
+        """Both together, under this one's name: a service may have several ports."""
+        by_endpoint = dict(self.in_flight_by_endpoint)
+        for endpoint, count in other.in_flight_by_endpoint.items():
+            by_endpoint[endpoint] = by_endpoint.get(endpoint, 0) + count
+        sums = {
+            each.name: getattr(self, each.name) + getattr(other, each.name)
+            for each in fields(self)
+            if each.name not in ("service", "in_flight_by_endpoint")
+        }
+        return Demand(self.service, in_flight_by_endpoint=by_endpoint, **sums)

@@ -15,7 +15,6 @@ from typing import Any, Final
 from autoscaler.adapters.kubernetes.api import KubeApi, Raw
 from autoscaler.adapters.kubernetes.informer import Informer
 from autoscaler.adapters.kubernetes.resources import ENDPOINT_SLICES
-
 from autoscaler.core.found import Found
 from autoscaler.core.routes import Backend
 
@@ -124,7 +123,7 @@ class KubernetesDiscovery:
             for service in [each for each in self._slices if each[0] == namespace]:
                 del self._slices[service]
         for namespace in wanted - self._watching.keys():
-            informer = Informer(
+            informer: Informer[Slice] = Informer(
                 self._api,
                 ENDPOINT_SLICES,
                 parse=parse_slice,

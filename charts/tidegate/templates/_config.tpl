@@ -9,7 +9,7 @@ tick = "{{ .Values.controller.tickSeconds }}s"
 namespaces = {{ .Values.namespaces | toJson }}
 scale-kinds = [
 {{- range .Values.scaleKinds }}
-  { group = {{ .group | toJson }}, version = {{ .version | toJson }}, resource = {{ .resource | toJson }} },
+  {{ printf "%s.%s.%s" .resource .version .group | toJson }},
 {{- end }}
 ]
 {{- end }}

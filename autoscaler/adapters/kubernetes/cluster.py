@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All services of a Kubernetes cluster as `ports.Cluster`. Only this file writes a count there.
+
+A service is a scale target that somebody's annotations ask us to scale. Its view is kept and built
+anew only when something about it changed: ticks over thousands of services read memory.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from autoscaler import schedule
+from autoscaler.adapters.kubernetes.api import KubeApi, Patch
+from autoscaler.adapters.kubernetes.errors import NotFound
+from autoscaler.adapters.kubernetes.inventory import Inventory, Target
+from autoscaler.adapters.kubernetes.objects import (
+    DELETION_COST,
+    FIELD_MANAGER,
+    OtherScaler,
+    Pod,
+    Workload,
+)
+from autoscaler.adapters.kubernetes.resources import PODS, Resource
+from autoscaler.adapters.plain_http import At
+from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.replicas import Replica, ReplicaState
+from autoscaler.core.signals import ServiceId
+from autoscaler.errors import RetryLater, TidegateError
+from autoscaler.manifests import Wanted
+from autoscaler.ports import Clock, Refusal, ServiceView
+
+log = structlog.get_logger(__name__)
+
+GONE_FIRST: Final = "-1000"  # of all pods that are as ready, the ReplicaSet removes these first
+MARKED_MOST: Final = 64  # pods told apart before one scale-down; more is beyond any use
+LEADER_ONLY: Final = "leaderworkerset.sigs.k8s.io/worker-index"  # "0": a group counts once
+
+Owner = tuple[str, str, str]  # plural, namespace, name of the object that carries the annotations
+
+
+@dataclass(slots=True)
+class _PodTimes:
+    """On the controller's own clock: machines disagree about the time."""
+
+    first_seen_s: float
+    ready_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A count of ours that the watch has not shown yet."""
+
+    replicas: int
+    generation: int  # the object's, when we wrote
+
+
+@dataclass(slots=True)
+class Governed:
+    """One service, as `KubernetesCluster` holds it; only that changes it.
+
+    `policy` is the last valid one: what is written now may be wrong (invariant I9). `problem`: why
+    the service stands still, or must not sleep; for its status and events.
+    """
+
+    wanted: Wanted
+    policy: ServicePolicy | None = None
+    generation: int = 0
+    scale: int = 0
+    written_by: str = ""
+    problem: str = ""
+    stands_still: bool = False
+    pods: dict[str, _PodTimes] = field(default_factory=dict)
+    asked: _Asked | None = None
+    view: ServiceView | None = None
+
+    @property
+    def target(self) -> Target:
+        target = self.wanted.target
+        return (target.plural, target.namespace, target.name)
+
+    @property
+    def parked(self) -> bool:
+        """Somebody else set the count to 0 (rule D5)."""
+        return self.scale == 0 and bool(self.written_by)
+
+
+class KubernetesCluster:
+    """Services by annotation, replicas by `/scale`. To be used within one event loop.
+
+    `on_change(service)` is called when a service's pods or policy changed; `in_flight(service)`
+    tells how many requests each pod has now, by pod name, as far as that is known.
+    """
+
+    def __init__(self, api: KubeApi, inventory: Inventory, *, clock: Clock) -> None:
+        self.on_change: Callable[[ServiceId], None] = lambda service: None
+        self.in_flight: Callable[[ServiceId], Mapping[str, float]] = lambda service: {}
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self.synced: Callable[[], bool] = lambda: False
+        self.governed: dict[ServiceId, Governed] = {}
+        self._api = api
+        self._inventory = inventory
+        self._clock = clock
+        self._declared: dict[Owner, tuple[Wanted, ...]] = {}
+        self._of_target: dict[Target, ServiceId] = {}
+        self._resources: dict[str, Resource] = {}
+        self._kinds: dict[str, Resource] = {}
+        self._dirty: set[ServiceId] = set()
+        self._scheduled: set[ServiceId] = set()
+        self._others: dict[tuple[str, str, str], OtherScaler] = {}
+        self._views: dict[ServiceId, ServiceView] = {}
+
+    # What the informers say
+
+    def scales(self, resource: Resource) -> None:
+        """Counts of this kind of object can be written."""
+        self._resources[resource.plural] = resource
+
+    def hears(self, resource: Resource) -> None:
+        """Objects of this kind may carry annotations, or be scaled."""
+        self._kinds[resource.kind] = resource
+
+    def resource_of(self, kind: str) -> Resource | None:
+        return self._kinds.get(kind)
+
+    def declared(self, owner: Owner, wanted: tuple[Wanted, ...]) -> None:
+        """What an annotated object asks for now; empty: nothing any more."""
+        before = self._declared.get(owner, ())
+        if before == wanted:
+            return
+        if wanted:
+            self._declared[owner] = wanted
+        else:
+            self._declared.pop(owner, None)
+        for each in {w.target: w for w in (*before, *wanted)}.values():
+            self._settle(ServiceId(each.target.namespace, each.target.name))
+
+    def workload_changed(self, old: Workload | None, new: Workload | None) -> None:
+        self._inventory.workload_changed(old, new)
+        either = new or old
+        if either is None:
+            return
+        self.declared(either.key, new.wanted if new is not None else ())
+        self._touch(either.key)
+
+    def pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        for target in self._inventory.pod_changed(old, new):
+            self._touch(target)
+
+    def other_scaler_changed(self, old: OtherScaler | None, new: OtherScaler | None) -> None:
+        for other in (old, new):
+            if other is not None:
+                self._others.pop((other.kind, other.namespace, other.name), None)
+        if new is not None:
+            self._others[(new.kind, new.namespace, new.name)] = new
+        for other in (old, new):
+            if other is not None:
+                self._changed(ServiceId(other.namespace, other.target_name))
+
+    def services_changed(self, targets: list[Target]) -> None:
+        """The Services before these targets changed."""
+        for target in targets:
+            self._touch(target)
+
+    # What others ask
+
+    def pods_of(self, service: ServiceId) -> Mapping[str, bool]:
+        """A service's pods by name, and whether each takes requests."""
+        governed = self.governed.get(service)
+        pods = {} if governed is None else self._inventory.pods_of(governed.target)
+        return {pod.name: pod.ready and not pod.deleting for pod in pods.values()}
+
+    def all_metrics_places(self) -> Mapping[ServiceId, Mapping[str, At | None]]:
+        return {service: self.metrics_places(service) for service in self.governed}
+
+    def metrics_places(self, service: ServiceId) -> Mapping[str, At | None]:
+        """Each ready pod of a service -> where its metrics are; None where nothing tells."""
+        governed = self.governed.get(service)
+        if governed is None:
+            return {}
+        guess = self._serving_port(governed.target)
+        places: dict[str, At | None] = {}
+        for pod in self._inventory.pods_of(governed.target).values():
+            if pod.ready and not pod.deleting and pod.ip:
+                port, path = pod.metrics or (guess, "/metrics")
+                places[pod.name] = At(pod.ip, port, path) if port else None
+        return places
+
+    def _serving_port(self, target: Target) -> int:
+        """The port that the first Service leads to; 0 where there is none."""
+        workload = self._inventory.workloads.get(target)
+        for kube in self._inventory.services_of(target):
+            for port in kube.ports:
+                if isinstance(port.target, int):
+                    return port.target
+                return workload.ports.get(port.target, 0) if workload is not None else 0
+        return 0
+
+    # ports.Cluster
+
+    async def services(self) -> Mapping[ServiceId, ServiceView]:
+        """Every service whose scale target exists. Raises `RetryLater` before all is listed."""
+        if not self.synced():
+            raise RetryLater("the cluster's objects are still being listed", after_s=1.0)
+        self._dirty |= self._scheduled
+        while self._dirty:
+            service = self._dirty.pop()
+            view = self._build(service)
+            if view is None:
+                self._views.pop(service, None)
+            else:
+                self._views[service] = view
+        return self._views
+
+    async def scale(self, service: ServiceId, replicas: int, *, generation: int) -> Refusal | None:
+        governed = self.governed.get(service)
+        if governed is None or governed.view is None:
+            return Refusal(f"{service} is no longer to be scaled")
+        if generation != governed.generation:
+            return Refusal(
+                f"decided on generation {generation}, it is {governed.generation} by now"
+            )
+        resource = self._resources.get(governed.wanted.target.plural)
+        if resource is None:
+            return Refusal(f"{governed.wanted.target.kind} is not among the kinds to scale")
+        try:
+            if replicas < governed.scale:
+                await self._mark_idlest(service, governed, governed.scale - replicas)
+            return await self._write(governed, resource, replicas)
+        except TidegateError as trouble:  # the next tick sees anew, and decides anew
+            return Refusal(str(trouble))
+
+    # How a view comes about
+
+    def _settle(self, service: ServiceId) -> None:
+        """Find out who speaks for a service now; of several the first by name, and it is said."""
+        speakers = [
+            (owner, wanted)
+            for owner, all_wanted in sorted(self._declared.items())
+            for wanted in all_wanted
+            if (wanted.target.namespace, wanted.target.name) == (service.namespace, service.name)
+        ]
+        if not speakers:
+            governed = self.governed.pop(service, None)
+            if governed is not None:
+                self._of_target.pop(governed.target, None)
+            self._scheduled.discard(service)
+            self._changed(service)
+            return
+        wanted = speakers[0][1]
+        governed = self.governed.setdefault(service, Governed(wanted))
+        self._of_target.pop(governed.target, None)
+        governed.wanted = wanted
+        governed.policy = wanted.policy or governed.policy
+        self._of_target[governed.target] = service
+        self._scheduled.discard(service)
+        if governed.policy is not None and governed.policy.schedule:
+            self._scheduled.add(service)
+        self._changed(service)
+
+    def _touch(self, target: Target) -> None:
+        service = self._of_target.get(target)
+        if service is not None:
+            self._changed(service)
+
+    def _changed(self, service: ServiceId) -> None:
+        self._dirty.add(service)
+        self.on_change(service)
+
+    def _build(self, service: ServiceId) -> ServiceView | None:
+        governed = self.governed.get(service)
+        if governed is None:
+            return None
+        workload = self._inventory.workloads.get(governed.target)
+        if workload is None or governed.policy is None:
+            governed.view = None
+            governed.problem = _words(governed.wanted) or (
+                f"there is no {governed.wanted.target.kind} {governed.wanted.target.name} yet"
+            )
+            return None
+        governed.scale, governed.written_by = _count_of(governed, workload)
+        policy = self._policy(governed, governed.policy)
+        view = ServiceView(
+            service=service,
+            policy=policy,
+            generation=governed.generation,
+            scale=governed.scale,
+            replicas=self._replicas(governed),
+            written_by=governed.written_by,
+        )
+        before = governed.view
+        if before is None or (before.policy, before.scale, before.written_by) != (
+            view.policy, view.scale, view.written_by
+        ):  # fmt: skip
+            governed.generation += 1
+            view = replace(view, generation=governed.generation)
+        governed.view = view
+        return view
+
+    def _policy(self, governed: Governed, policy: ServicePolicy) -> ServicePolicy:
+        """The policy as it holds now: the schedule's bounds, and what forbids sleep or acts."""
+        policy = schedule.bounds_at(policy, self.now())
+        governed.problem, governed.stands_still = _words(governed.wanted), False
+        other = self._rival(governed)
+        if other is not None:
+            governed.stands_still = True
+            governed.problem = (
+                f"{other.kind} {other.name} scales {governed.wanted.target.kind} "
+                f"{governed.wanted.target.name} as well; delete it, or set "
+                f"tidegate.dev/enabled to false"
+            )
+            return replace(policy, paused=True)
+        shared = self._inventory.shared_with(governed.target)
+        if shared is not None and policy.min_replicas == 0:
+            governed.problem = governed.problem or (
+                f"{shared[0]} {shared[2]} has replicas behind the same Service: the last replica "
+                f"stays, so that its share of the requests is not lost"
+            )
+            return replace(policy, min_replicas=1)
+        return policy
+
+    def _rival(self, governed: Governed) -> OtherScaler | None:
+        target = governed.wanted.target
+        for other in self._others.values():
+            if (other.namespace, other.target_kind, other.target_name) == (
+                target.namespace, target.kind, target.name
+            ):  # fmt: skip
+                return other
+        return None
+
+    def _replicas(self, governed: Governed) -> tuple[Replica, ...]:
+        now_s = self._clock.now_s()
+        pods = self._inventory.pods_of(governed.target)
+        for uid in governed.pods.keys() - pods.keys():
+            del governed.pods[uid]
+        replicas = []
+        for uid, pod in pods.items():
+            if pod.labels.get(LEADER_ONLY, "0") != "0":
+                continue
+            times = governed.pods.setdefault(uid, _PodTimes(now_s))
+            state = _state(pod)
+            if state is ReplicaState.READY and times.ready_at_s is None:
+                times.ready_at_s = now_s
+            replicas.append(Replica(pod.name, state, times.first_seen_s, times.ready_at_s, pod.why))
+        return tuple(sorted(replicas, key=lambda replica: replica.id))
+
+    # How a count is written
+
+    async def _write(self, governed: Governed, resource: Resource, replicas: int) -> Refusal | None:
+        """Write the count if it still is the one that was decided upon: read anew, then guarded."""
+        target = governed.wanted.target
+        path = resource.path(target.namespace, target.name, "scale")
+        scale = await self._api.get(path)
+        there = scale.get("spec", {}).get("replicas", 0)
+        if there != governed.scale:
+            return Refusal(f"the count is {there} by now, not {governed.scale}")
+        version = scale["metadata"]["resourceVersion"]
+        workload = self._inventory.workloads[governed.target]
+        await self._api.patch(
+            path,
+            {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}},
+            kind=Patch.MERGE,
+            params={"fieldManager": FIELD_MANAGER},
+        )
+        governed.asked = _Asked(replicas, workload.generation)
+        self._touch(governed.target)
+        return None
+
+    async def _mark_idlest(self, service: ServiceId, governed: Governed, count: int) -> None:
+        """Have the idlest pods go first; a pod marked for a past scale-down is unmarked."""
+        view = governed.view
+        if view is None or governed.wanted.target.plural != "deployments":
+            return
+        pods = {pod.name: pod for pod in self._inventory.pods_of(governed.target).values()}
+        ready = [r for r in view.replicas if r.state is ReplicaState.READY]
+        if count >= len(ready):
+            return  # all of them go
+        busy = self.in_flight(service)
+        idlest = sorted(ready, key=lambda r: (busy.get(r.id, 0.0), -r.asked_at_s))[:count]
+        marks = {replica.id for replica in idlest[:MARKED_MOST]}
+        for name, pod in pods.items():
+            cost = GONE_FIRST if name in marks else None
+            if pod.deletion_cost != cost and (cost or pod.deletion_cost == GONE_FIRST):
+                await self._mark(pod, cost)
+
+    async def _mark(self, pod: Pod, cost: str | None) -> None:
+        try:
+            await self._api.patch(
+                PODS.path(pod.namespace, pod.name),
+                {"metadata": {"annotations": {DELETION_COST: cost}}},
+                kind=Patch.MERGE,
+                params={"fieldManager": FIELD_MANAGER},
+            )
+        except NotFound:
+            log.debug("a pod was gone before it could be marked", pod=pod.name)
+
+
+def _count_of(governed: Governed, workload: Workload) -> tuple[int, str]:
+    """The count asked for, and who set it; ours until the watch has caught up with our write."""
+    asked = governed.asked
+    if asked is not None and workload.generation <= asked.generation:
+        return asked.replicas, ""
+    governed.asked = None
+    return workload.replicas, workload.written_by
+
+
+def _state(pod: Pod) -> ReplicaState:
+    if pod.deleting:
+        return ReplicaState.DRAINING
+    if pod.ready:
+        return ReplicaState.READY
+    return ReplicaState.FAILED if pod.failed else ReplicaState.STARTING
+
+
+def _words(wanted: Wanted) -> str:
+    return "; ".join(problem.text for problem in wanted.problems)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an activator that connects is one of ours: its token is shown to the API server."""
+
+from typing import Final
+
+from autoscaler.adapters.kubernetes.api import KubeApi
+from autoscaler.adapters.kubernetes.resources import TOKEN_REVIEWS
+from autoscaler.channel import Hello
+from autoscaler.errors import TidegateError
+
+AUDIENCE: Final = "tidegate"
+POD: Final = "authentication.kubernetes.io/pod-name"
+
+
+class Vouching:
+    """Asks the API server whose a token is."""
+
+    def __init__(self, api: KubeApi, namespace: str) -> None:
+        self._api = api
+        self._users = f"system:serviceaccount:{namespace}:"
+
+    async def why_not(self, hello: Hello) -> str | None:
+        """None: the token is that of the pod it names, in our namespace; else why it is refused."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": hello.bearer, "audiences": [AUDIENCE]},
+        }
+        try:
+            review = await self._api.create(TOKEN_REVIEWS.path(), body)
+        except TidegateError as trouble:
+            return f"its token could not be checked: {trouble}"
+        status = review.get("status", {})
+        if not status.get("authenticated") or AUDIENCE not in status.get("audiences", ()):
+            return f"its token is not valid: {status.get('error', 'not for us')}"
+        user = status.get("user", {})
+        if not str(user.get("username", "")).startswith(self._users):
+            return f"its token is that of {user.get('username')}, not of this namespace"
+        pods = (user.get("extra") or {}).get(POD, [])
+        if pods and hello.pod not in pods:
+            return f"its token is that of pod {pods[0]}, not of {hello.pod}"
+        return None

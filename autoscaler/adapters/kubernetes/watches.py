@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The informers of a controller, and whom each one tells. It knows no rule of its own.
+
+What the cluster has no CRD of is looked for again by the informer itself.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from autoscaler.adapters.kubernetes import objects
+from autoscaler.adapters.kubernetes.api import KubeApi
+from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
+from autoscaler.adapters.kubernetes.informer import Informer
+from autoscaler.adapters.kubernetes.inventory import Inventory
+from autoscaler.adapters.kubernetes.objects import (
+    MANAGED_BY,
+    OUR_SLICES,
+    KubeService,
+    OtherScaler,
+    Pod,
+    Slice,
+    Workload,
+)
+from autoscaler.adapters.kubernetes.resources import (
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    HPAS,
+    INFERENCE_SERVICES,
+    LEADER_WORKER_SETS,
+    LLM_INFERENCE_SERVICES,
+    PODS,
+    SCALED_OBJECTS,
+    SERVICES,
+    STATEFUL_SETS,
+    Resource,
+)
+from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
+from autoscaler.manifests import Wanted, wanted
+
+log = structlog.get_logger(__name__)
+
+Key = tuple[str, str]
+
+SCALED: Final = (DEPLOYMENTS, STATEFUL_SETS, LEADER_WORKER_SETS)
+SPOKEN_FOR: Final = (INFERENCE_SERVICES, LLM_INFERENCE_SERVICES)  # their Deployments are scaled
+ACTIVATOR_PODS: Final = "app.kubernetes.io/name=tidegate,app.kubernetes.io/component=activator"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where to look. `namespaces` empty: the whole cluster. `own`: where Tidegate itself runs."""
+
+    own: str
+    namespaces: tuple[str, ...] = ()
+    more_kinds: tuple[Resource, ...] = ()
+
+
+class Watches:
+    """Lists and watches everything a controller needs; `start()` it, `stop()` it."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        scope: Scope,
+        *,
+        inventory: Inventory,
+        cluster: KubernetesCluster,
+        routes: KubernetesRoutes,
+    ) -> None:
+        self._inventory = inventory
+        self._cluster = cluster
+        self._routes = routes
+        everywhere = scope.namespaces
+        self._activators = Informer(
+            api,
+            PODS,
+            parse=objects.pod,
+            namespaces=(scope.own,),
+            label_selector=ACTIVATOR_PODS,
+            on_change=lambda key, old, new: self._routes.activators_changed(),
+        )
+        self._informers: list[Informer[Any]] = [
+            self._activators,
+            Informer(api, PODS, parse=objects.pod, namespaces=everywhere, on_change=self._pod),
+            Informer(
+                api,
+                SERVICES,
+                parse=objects.service,
+                namespaces=everywhere,
+                on_change=self._service,
+            ),
+            Informer(
+                api,
+                ENDPOINT_SLICES,
+                parse=objects.our_slice,
+                namespaces=everywhere,
+                label_selector=f"{MANAGED_BY}={OUR_SLICES}",
+                on_change=self._slice,
+            ),
+        ]
+        for resource in (*SCALED, *scope.more_kinds):
+            cluster.scales(resource)
+            cluster.hears(resource)
+            parse = partial(objects.workload, plural=resource.plural)
+            self._add(api, resource, parse, everywhere, self._workload)
+        for resource in SPOKEN_FOR:
+            cluster.hears(resource)
+            told = partial(self._declared, resource.plural)
+            self._add(api, resource, wanted, everywhere, told)
+        for resource in (HPAS, SCALED_OBJECTS):
+            self._add(api, resource, objects.autoscaler, everywhere, self._other_scaler)
+        cluster.synced = lambda: self.synced
+        self._running: asyncio.Task[None] | None = None
+
+    def _add(
+        self, api: KubeApi, resource: Resource, parse: Any, namespaces: tuple[str, ...], told: Any
+    ) -> None:
+        self._informers.append(
+            Informer(api, resource, parse=parse, namespaces=namespaces, on_change=told)
+        )
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything has been listed once."""
+        return all(informer.synced for informer in self._informers)
+
+    @property
+    def activator_pods(self) -> Mapping[str, Pod]:
+        """The activator pods that take requests, by name."""
+        pods = self._activators.objects.values()
+        return {pod.name: pod for pod in pods if pod.ready and not pod.deleting and pod.ip}
+
+    @property
+    def activators_expected(self) -> int:
+        return sum(not pod.deleting for pod in self._activators.objects.values())
+
+    def activator_lives(self, name: str) -> bool:
+        return any(pod.name == name for pod in self._activators.objects.values())
+
+    def ages_s(self, now_s: float) -> Mapping[str, float]:
+        """Of each kind of object, how long ago the API server was last heard of it."""
+        heard = {i.resource.plural: i.heard_at_s for i in self._informers}
+        return {plural: now_s - at_s for plural, at_s in heard.items() if at_s is not None}
+
+    async def wait_synced(self) -> None:
+        await asyncio.gather(*(informer.wait_synced() for informer in self._informers))
+
+    def start(self) -> "asyncio.Task[None]":
+        """Run all informers; the task ends early only with an error of ours: watch it."""
+        self._running = asyncio.create_task(self._run(), name="watches")
+        return self._running
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as running:
+            for informer in self._informers:
+                running.create_task(informer.run())
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    # Who is told what
+
+    def _workload(self, key: Key, old: Workload | None, new: Workload | None) -> None:
+        self._cluster.workload_changed(old, new)
+
+    def _pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        self._cluster.pod_changed(old, new)
+
+    def _service(self, key: Key, old: KubeService | None, new: KubeService | None) -> None:
+        concerned = self._inventory.targets_behind(old) if old is not None else []
+        self._inventory.service_changed(old, new)
+        if new is not None:
+            concerned += self._inventory.targets_behind(new)
+        self._cluster.services_changed(concerned)
+
+    def _slice(self, key: Key, old: Slice | None, new: Slice | None) -> None:
+        self._routes.slice_changed(old, new)
+
+    def _declared(
+        self,
+        plural: str,
+        key: Key,
+        old: tuple[Wanted, ...] | None,
+        new: tuple[Wanted, ...] | None,
+    ) -> None:
+        self._cluster.declared((plural, *key), new or ())
+
+    def _other_scaler(self, key: Key, old: OtherScaler | None, new: OtherScaler | None) -> None:
+        self._cluster.other_scaler_changed(old, new)
