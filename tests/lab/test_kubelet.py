@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab's kubelet does to pods what a kubelet does: on a real control plane, with processes."""
 
+import base64
 import http.client
+import json
 import sys
 import threading
 import time
@@ -141,6 +143,28 @@ def test_a_service_account_reaches_the_api_server_from_inside(place: Place) -> N
     place.apply(a_pod("insider", a_shell(script), restartPolicy="Never"))
     place.until(lambda: place.get("pod", "insider").get("status", {}).get("phase") == "Succeeded")
     assert place.log_of("insider").startswith("v1.")
+
+
+def test_a_projected_token_is_for_its_audience(place: Place) -> None:
+    token = {"path": "token", "audience": "tidegate", "expirationSeconds": 600}
+    volume = {"name": "own", "projected": {"sources": [{"serviceAccountToken": token}]}}
+    mount = {"name": "own", "mountPath": "/var/run/secrets/tidegate"}
+    shell = a_shell("cat /var/run/secrets/tidegate/token; sleep 99", volumeMounts=[mount])
+    place.apply(a_pod("bearer", shell, volumes=[volume]))
+    _, claims, _ = place.until(lambda: place.log_of("bearer")).split(".")
+    said = json.loads(base64.urlsafe_b64decode(claims + "=="))
+    assert said["aud"] == ["tidegate"]
+    assert said["kubernetes.io"]["pod"]["name"] == "bearer"
+
+
+def test_a_readiness_gate_holds_a_pod_back_until_somebody_opens_it(place: Place) -> None:
+    gate = [{"conditionType": "example.com/open"}]
+    place.apply(a_pod("gated", an_echo(), readinessGates=gate))
+    place.until(lambda: place.condition("pod", "gated", "ContainersReady") == "True")
+    assert not place.is_ready("gated")
+    opened = '{"status":{"conditions":[{"type":"example.com/open","status":"True"}]}}'
+    place.kubectl("patch", "pod", "gated", "--subresource=status", "-p", opened)
+    place.until(lambda: place.is_ready("gated"))
 
 
 def test_names_of_services_resolve_inside_a_pod(place: Place) -> None:
