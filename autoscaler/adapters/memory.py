@@ -88,9 +88,13 @@ class FileMemoryStore:
             ) from error
 
 
-def to_json(learned: Mapping[ServiceId, LeadTimes]) -> str:
+def to_json(learned: Mapping[ServiceId, LeadTimes], *, compact: bool = False) -> str:
+    """For people to read, or `compact`: to the millisecond and without spaces."""
     lead_times_s = {str(service): list(times.observed_s) for service, times in learned.items()}
-    return json.dumps({"version": VERSION, "lead_times_s": lead_times_s}, indent=1) + "\n"
+    if not compact:
+        return json.dumps({"version": VERSION, "lead_times_s": lead_times_s}, indent=1) + "\n"
+    rounded = {name: [round(lead_s, 3) for lead_s in seen] for name, seen in lead_times_s.items()}
+    return json.dumps({"version": VERSION, "lead_times_s": rounded}, separators=(",", ":"))
 
 
 def from_json(text: str) -> Mapping[ServiceId, LeadTimes]:
