@@ -7,9 +7,5 @@ tick = "{{ .Values.controller.tickSeconds }}s"
 
 [kubernetes]
 namespaces = {{ .Values.namespaces | toJson }}
-scale-kinds = [
-{{- range .Values.scaleKinds }}
-  { group = {{ .group | toJson }}, version = {{ .version | toJson }}, resource = {{ .resource | toJson }} },
-{{- end }}
-]
+scale-kinds = {{ .Values.scaleKinds | toJson }}
 {{- end }}
