@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from autoscaler.contract import DURATION, Unreadable, unknown_key
 from autoscaler.errors import BadInput
 from autoscaler.settings import LISTEN, Address, FileKey, Table, address, between_s
+from autoscaler.text import DURATION, Unreadable, unknown_key
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 KIND = "PLURAL.VERSION.GROUP such as rollouts.v1alpha1.argoproj.io"

@@ -131,7 +131,8 @@ class ActivatorHub:
     """Hands routes to every activator that connects, and adds up what they know.
 
     `on_wake(service)` is called the moment an activator says that a service's first request has
-    begun to wait with no endpoint to go to. `now_s` is the loop's clock. `authenticate` vouches
+    begun to wait with no endpoint to go to, and `on_follow()` when what `holders` says may have
+    changed. `now_s` is the loop's clock. `authenticate` vouches
     for a hello: None, or why it is refused. `lives` says whether an activator whose connection
     was lost may still be serving: as long as it may, what it was lent stays reserved.
     """
@@ -144,6 +145,7 @@ class ActivatorHub:
         lives: Callable[[Hello], bool] = lives_here,
     ) -> None:
         self.on_wake: Callable[[str], None] = lambda service: None
+        self.on_follow: Callable[[], None] = lambda: None
         self._now_s = now_s
         self._authenticate = authenticate
         self._lives = lives
@@ -362,6 +364,7 @@ class ActivatorHub:
 
     def _hear(self, process: _Process, report: Report) -> None:
         first = process.heard_at_s is None
+        followed = (process.acknowledged, process.leaving, process.listening)
         process.heard_at_s = self._now_s()
         process.acknowledged = report.version
         for demand in report.demand:
@@ -372,6 +375,8 @@ class ActivatorHub:
         process.waits_s = report.waits_s
         process.leaving = report.leaving
         process.listening = {each.service: each for each in report.listening}
+        if first or followed != (process.acknowledged, process.leaving, process.listening):
+            self.on_follow()
         self._deal(self._routes if first else {d.service for d in report.demand})
         self._send_all()
         for service in report.waking:
@@ -387,6 +392,7 @@ class ActivatorHub:
             self._gone[process.hello.token] = process
             hello = process.hello
             log.warning("activator lost", pod=hello.pod, process=hello.process, why=why)
+            self.on_follow()
 
     def _keep_totals(self, demands: Mapping[str, Demand]) -> None:
         for service, demand in demands.items():

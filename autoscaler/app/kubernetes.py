@@ -5,11 +5,10 @@ The others watch as well, so that whoever takes over knows the cluster already.
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from autoscaler import cluster_settings, logs
 from autoscaler.adapters.activators import ActivatorHub
+from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
 from autoscaler.adapters.kubernetes.api import KubeApi
 from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
 from autoscaler.adapters.kubernetes.demand import KubernetesDemand
@@ -43,6 +43,8 @@ from autoscaler.loop import ControlLoop
 log = structlog.get_logger(__name__)
 
 LEASE: Final = "tidegate-controller"
+Task = asyncio.Task[None]
+
 CHANNEL: Final = "tidegate.dev/channel"  # on the Lease: where activators find the leader
 
 
@@ -63,7 +65,7 @@ def run_kubernetes(config_file: Path | None, kubeconfig: Path | None) -> None:
 
 
 async def _run(settings: ClusterSettings, kubeconfig: Path | None) -> None:
-    async with await KubeApi.connect(kubeconfig) as api:
+    async with KubeApi.connect(kubeconfig) as api:
         place = Place(
             pod=os.environ.get("POD_NAME") or socket.gethostname(),
             namespace=os.environ.get("POD_NAMESPACE") or api.namespace,
@@ -80,9 +82,15 @@ class KubernetesController:
         self._settings = settings
         self._place = place
         self._stop = asyncio.Event()
+        self._lost_lead = False
         clock = self._clock = MonotonicClock()
         inventory = Inventory()
-        self._hub = ActivatorHub(now_s=clock.now_s)
+        vouching = Vouching(api, place.namespace)
+        self._hub = ActivatorHub(
+            now_s=clock.now_s,
+            authenticate=vouching.why_not,
+            lives=lambda hello: self._watches.activator_lives(hello.pod),
+        )
         self._cluster = KubernetesCluster(api, inventory, clock=clock)
         self._routes = KubernetesRoutes(
             api, inventory=inventory, cluster=self._cluster, activators=self._hub, clock=clock
@@ -102,7 +110,10 @@ class KubernetesController:
             ready_pods=self._cluster.metrics_places,
         )
         self._events = EventRecorder(api, component="tidegate-controller", instance=place.pod)
-        self._reports = Reports(self._events, cluster=self._cluster, inventory=inventory)
+        self._annotations = AnnotationWriter(api)
+        self._reports = Reports(
+            self._events, self._annotations, cluster=self._cluster, inventory=inventory
+        )
         self._store = ConfigMapMemoryStore(api, place.namespace)
         self._loop = ControlLoop(
             cluster=self._cluster,
@@ -118,10 +129,12 @@ class KubernetesController:
             name=LEASE,
             identity=place.pod,
             annotations={CHANNEL: f"{place.ip}:{settings.channel.port}"},
+            on_start=self._lead,
+            on_stop=self._lost,
         )
-        self._wire(Vouching(api, place.namespace))
+        self._wire()
 
-    def _wire(self, vouching: Vouching) -> None:
+    def _wire(self) -> None:
         self._loop.on_record = self._reports.recorded
         self._cluster.on_change = self._changed
         self._cluster.in_flight = self._demand.in_flight
@@ -129,8 +142,6 @@ class KubernetesController:
         self._routes.activator_pods = lambda: self._watches.activator_pods
         self._hub.on_wake = self._wake
         self._hub.on_follow = self._routes.activators_changed
-        self._hub.authenticate = vouching.why_not
-        self._hub.lives = lambda hello: self._watches.activator_lives(hello.pod)
 
     def _changed(self, service: Any) -> None:
         self._routes.service_changed(service)
@@ -142,56 +153,47 @@ class KubernetesController:
             self._ticker.tick_soon(service)
 
     async def run(self) -> None:
-        """Stand by, lead, and hand over when told to stop."""
+        """Stand by, lead, and hand over when told to stop. Raises `GiveUp` if the Lease is lost."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         api = self._api_server()
         await api.start()
-        self._watches.start()
-        self._events.start()
         log.info("controller started", api=f"http://{api.address}", pod=self._place.pod)
+        background = [self._watches.start(), self._events.start(), self._annotations.start()]
         try:
-            await self._lead_until_told()
+            if await self._until_stopped(self._watches.wait_synced(), *background):
+                await self._until_stopped(self._election.run(), *background)
         finally:
             await self._watches.stop()
+            await self._annotations.stop()
             await self._events.stop()
             await api.stop()
-        log.info("stopped")
-
-    async def _lead_until_told(self) -> None:
-        stopping = asyncio.create_task(self._stop.wait())
-        listed = asyncio.create_task(self._watches.wait_synced())
-        await asyncio.wait((stopping, listed), return_when=asyncio.FIRST_COMPLETED)
-        listed.cancel()
-        if self._stop.is_set():
-            return
-        async with self._election.run() as election:
-            elected = asyncio.create_task(election.elected())
-            await asyncio.wait((stopping, elected), return_when=asyncio.FIRST_COMPLETED)
-            elected.cancel()
-            if self._stop.is_set():
-                return
-            lost = asyncio.create_task(election.lost())
-            async with self._leading():
-                await asyncio.wait((stopping, lost), return_when=asyncio.FIRST_COMPLETED)
-            lost.cancel()
-        if not self._stop.is_set():
+        if self._lost_lead:
             raise GiveUp(
                 f"lost the Lease {LEASE}: another controller leads, or the API server was out of "
-                f"reach for too long; this process ends and is started anew"
+                f"reach for too long; this process ends, and is started anew by its Deployment"
             )
+        log.info("stopped")
 
-    @contextlib.asynccontextmanager
-    async def _leading(self) -> AsyncIterator[None]:
-        """Act for as long as the context lasts; what was begun ends with it."""
+    async def _until_stopped(self, work: Coroutine[Any, Any, None], *beside: Task) -> bool:
+        """Run `work` until it is done, or we are told to stop; raises what ended any of it."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((working, stopping, *beside), return_when=asyncio.FIRST_COMPLETED)
+            for task in (working, *beside):
+                if task.done():
+                    task.result()
+            return working.done() and not self._stop.is_set()
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    async def _lead(self) -> None:
+        """Act until cancelled; what was begun ends with it."""
         channel = self._settings.channel
         await self._hub.start((channel.host, channel.port))
-        running = [
-            asyncio.create_task(self._ticker.run(), name="ticks"),
-            asyncio.create_task(self._routes.run(), name="slices"),
-            asyncio.create_task(self._routes.prove(), name="proofs"),
-            asyncio.create_task(self._demand.run(), name="scrapes"),
-        ]
         scheduler = AsyncIOScheduler()
         scheduler.add_job(
             self._tick_due,
@@ -202,17 +204,23 @@ class KubernetesController:
         )
         scheduler.start()
         self._ticker.tick_all()
-        log.info("leading", pod=self._place.pod)
         try:
-            yield
+            async with asyncio.TaskGroup() as acting:
+                acting.create_task(self._ticker.run(), name="ticks")
+                acting.create_task(self._routes.run(), name="slices")
+                acting.create_task(self._routes.prove(), name="proofs")
+                acting.create_task(self._demand.run(), name="scrapes")
         finally:
             scheduler.shutdown(wait=False)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _lost(self) -> None:
+        """No longer the leader, told to stop or not: what is known here is no longer the truth."""
+        if not self._stop.is_set():
+            self._lost_lead = True
+            self._stop.set()
+        else:
             await self._store.flush()
-            await self._hub.stop()
-            log.info("no longer leading", pod=self._place.pod)
+        await self._hub.stop()
 
     async def _tick_due(self) -> None:
         self._hub.expect(self._watches.activators_expected)

@@ -106,6 +106,7 @@ class KubernetesCluster:
         self._declared: dict[Owner, tuple[Wanted, ...]] = {}
         self._of_target: dict[Target, ServiceId] = {}
         self._resources: dict[str, Resource] = {}
+        self._kinds: dict[str, Resource] = {}
         self._dirty: set[ServiceId] = set()
         self._scheduled: set[ServiceId] = set()
         self._others: dict[tuple[str, str, str], OtherScaler] = {}
@@ -116,6 +117,13 @@ class KubernetesCluster:
     def scales(self, resource: Resource) -> None:
         """Counts of this kind of object can be written."""
         self._resources[resource.plural] = resource
+
+    def hears(self, resource: Resource) -> None:
+        """Objects of this kind may carry annotations, or be scaled."""
+        self._kinds[resource.kind] = resource
+
+    def resource_of(self, kind: str) -> Resource | None:
+        return self._kinds.get(kind)
 
     def declared(self, owner: Owner, wanted: tuple[Wanted, ...]) -> None:
         """What an annotated object asks for now; empty: nothing any more."""

@@ -7,8 +7,8 @@ so that a line of ours there would roll every pod.
 
 from typing import Final
 
-from autoscaler.adapters.kubernetes.events import EventKind, EventRecorder, ObjectRef
-
+from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
+from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
 from autoscaler.adapters.kubernetes.inventory import Inventory
 from autoscaler.core.decide import Decision
@@ -22,9 +22,15 @@ class Reports:
     """Says what changed, once."""
 
     def __init__(
-        self, events: EventRecorder, *, cluster: KubernetesCluster, inventory: Inventory
+        self,
+        events: EventRecorder,
+        annotations: AnnotationWriter,
+        *,
+        cluster: KubernetesCluster,
+        inventory: Inventory,
     ) -> None:
         self._events = events
+        self._annotations = annotations
         self._cluster = cluster
         self._inventory = inventory
         self._decisions: dict[ServiceId, Decision] = {}
@@ -61,7 +67,7 @@ class Reports:
         governed = self._cluster.governed.get(service)
         if governed is not None and words != self._problems.get(service, ""):
             self._problems[service] = words
-            self._event(governed, "NeedsAttention", words, kind=EventKind.WARNING)
+            self._event(governed, "NeedsAttention", words, kind=Kind.WARNING)
 
     def _say_problem(self, service: ServiceId, governed: Governed) -> None:
         if governed.problem == self._problems.get(service, ""):
@@ -71,35 +77,35 @@ class Reports:
             reason = "InvalidPolicy" if governed.wanted.problems else "NotScaled"
             if not governed.wanted.problems and not governed.stands_still:
                 reason = "NeedsAttention"
-            self._event(governed, reason, governed.problem, kind=EventKind.WARNING)
+            self._event(governed, reason, governed.problem, kind=Kind.WARNING)
 
     def _event(
-        self, governed: Governed, reason: str, message: str, *, kind: EventKind = EventKind.NORMAL
+        self, governed: Governed, reason: str, message: str, *, kind: Kind = Kind.NORMAL
     ) -> None:
         """On the scale target, and on the object whose annotations speak for it."""
-        refs = [ref for ref in (self._target(governed), governed.wanted.owner) if ref is not None]
-        for ref in dict.fromkeys(refs):
-            self._events.record(ref, reason=reason, message=message, kind=kind)
+        for ref in dict.fromkeys((self._target(governed), self._owner(governed))):
+            if ref is not None:
+                self._events.record(ref, reason=reason, message=message, kind=kind)
 
     def _status(self, governed: Governed, line: str) -> None:
         target = self._target(governed)
         workload = self._inventory.workloads.get(governed.target)
-        if target is not None and workload is not None and workload.status != line:
-            self._events.annotate(target, {STATUS: line})
+        if target is not None and workload is not None:
+            self._annotations.annotate(target, {STATUS: line}, seen={STATUS: workload.status})
 
     def _target(self, governed: Governed) -> ObjectRef | None:
         workload = self._inventory.workloads.get(governed.target)
-        target = governed.wanted.target
-        if workload is None:
+        resource = self._cluster.resource_of(governed.wanted.target.kind)
+        if workload is None or resource is None:
             return None
-        return ObjectRef(
-            api_version=f"{target.group}/{target.version}" if target.group else target.version,
-            kind=target.kind,
-            plural=target.plural,
-            namespace=target.namespace,
-            name=target.name,
-            uid=workload.uid,
-        )
+        return ObjectRef(resource, workload.namespace, workload.name, workload.uid)
+
+    def _owner(self, governed: Governed) -> ObjectRef | None:
+        owner = governed.wanted.owner
+        resource = self._cluster.resource_of(owner.kind)
+        if resource is None:
+            return None
+        return ObjectRef(resource, owner.namespace, owner.name, owner.uid)
 
 
 def _line(decision: Decision) -> str:

@@ -32,6 +32,7 @@ from autoscaler.adapters.kubernetes.objects import (
 )
 from autoscaler.adapters.kubernetes.ports import PortsOfRoutes
 from autoscaler.adapters.kubernetes.proof import Proofs
+from autoscaler.channel import Hello
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.routes import Backend, Demand, Endpoint, Route
 from autoscaler.core.signals import NoReading, ServiceId
@@ -53,8 +54,8 @@ class Activators(Protocol):
 
     def demand(self, service: str) -> Demand | NoReading: ...
 
-    def pods_serving(self, route: str) -> Collection[str]:
-        """The activator pods that are known to listen for a route as it was published."""
+    def holders(self, service: str) -> Collection[Hello]:
+        """The activators proven to listen for a route as it was published, and here to stay."""
         ...
 
 
@@ -339,7 +340,7 @@ class KubernetesRoutes:
             if there is not None:
                 await self._delete(there)
             return
-        addresses, ports = self._contents(kube)
+        addresses, ports = self._contents(kube, there)
         if not addresses and there is not None:
             return  # better those who served a moment ago than nobody
         if not addresses or not ports:
@@ -349,7 +350,9 @@ class KubernetesRoutes:
         elif (there.addresses, there.ports) != (frozenset(addresses), ports):
             await self._replace(there, kube, addresses, ports)
 
-    def _contents(self, kube: KubeService) -> tuple[dict[str, Pod], dict[str, int]]:
+    def _contents(
+        self, kube: KubeService, there: Slice | None
+    ) -> tuple[dict[str, Pod], dict[str, int]]:
         """The activators that serve all ports of a Service (address -> pod), and those ports."""
         keys = {port.name: _key(kube.namespace, kube.name, port.name) for port in kube.ports}
         service = self._service_behind(kube)
@@ -357,10 +360,14 @@ class KubernetesRoutes:
             return {}, {}
         routes = self._states[service].routes
         ports = {name: routes[key].port for name, key in keys.items() if key in routes}
-        serving = [set(self._activators.pods_serving(key)) for key in keys.values()]
+        if not ports:
+            return {}, {}
+        serving = [{h.pod for h in self._activators.holders(key)} for key in keys.values()]
         pods = self.activator_pods()
-        both = set.intersection(*serving) if serving else set()
-        return {pods[n].ip: pods[n] for n in sorted(both & pods.keys()) if pods[n].ip}, ports
+        listed = there.addresses if there is not None else frozenset()
+        # One that was listed and is ready has its routes, also if it has not spoken to us yet.
+        names = set.intersection(*serving) | {n for n, pod in pods.items() if pod.ip in listed}
+        return {pods[n].ip: pods[n] for n in sorted(names & pods.keys()) if pods[n].ip}, ports
 
     async def _create(
         self, kube: KubeService, addresses: Mapping[str, Pod], ports: Mapping[str, int]

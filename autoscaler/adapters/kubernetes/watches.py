@@ -105,14 +105,17 @@ class Watches:
         ]
         for resource in (*SCALED, *scope.more_kinds):
             cluster.scales(resource)
+            cluster.hears(resource)
             parse = partial(objects.workload, plural=resource.plural)
             self._add(api, resource, parse, everywhere, self._workload)
         for resource in SPOKEN_FOR:
+            cluster.hears(resource)
             told = partial(self._declared, resource.plural)
             self._add(api, resource, wanted, everywhere, told)
         for resource in (HPAS, SCALED_OBJECTS):
             self._add(api, resource, objects.autoscaler, everywhere, self._other_scaler)
         cluster.synced = lambda: self.synced
+        self._running: asyncio.Task[None] | None = None
 
     def _add(
         self, api: KubeApi, resource: Resource, parse: Any, namespaces: tuple[str, ...], told: Any
@@ -141,18 +144,26 @@ class Watches:
 
     def ages_s(self, now_s: float) -> Mapping[str, float]:
         """Of each kind of object, how long ago the API server was last heard of it."""
-        return {i.resource.plural: now_s - i.heard_at_s for i in self._informers if i.heard_at_s}
+        heard = {i.resource.plural: i.heard_at_s for i in self._informers}
+        return {plural: now_s - at_s for plural, at_s in heard.items() if at_s is not None}
 
     async def wait_synced(self) -> None:
         await asyncio.gather(*(informer.wait_synced() for informer in self._informers))
 
-    def start(self) -> None:
-        for informer in self._informers:
-            informer.start()
+    def start(self) -> "asyncio.Task[None]":
+        """Run all informers; the task ends early only with an error of ours: watch it."""
+        self._running = asyncio.create_task(self._run(), name="watches")
+        return self._running
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as running:
+            for informer in self._informers:
+                running.create_task(informer.run())
 
     async def stop(self) -> None:
-        for informer in self._informers:
-            await informer.stop()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
 
     # Who is told what
 
