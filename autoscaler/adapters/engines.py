@@ -8,6 +8,7 @@ reading (rule D1): a replica that failed lowers the share that a reading speaks 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from http import HTTPStatus
 from math import isfinite
 
@@ -22,17 +23,33 @@ SCRAPE_TIMEOUT_S = 1.0  # for all of one scrape; a tick waits for the slowest
 SCRAPE_MAX_BYTES = 1024 * 1024  # a large vLLM exposition is a tenth of this
 
 
+class Inside(StrEnum):
+    """What a replica tells of its own requests, where they need not pass an activator."""
+
+    PRESENT = "present"  # requests in the replica now, queued ones too; levels that are summed
+    ARRIVED_TOTAL = "arrived_total"  # grows with every request, at its beginning or its end
+    SECONDS_TOTAL = "seconds_total"  # exact integral of PRESENT over time
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """One kind of model server: the sample that each measure is read from.
 
+    `inside`: the samples whose sum each is; what an engine does not tell is not there.
     `same_on`: labels of ranks that work on the same requests and so repeat one another's numbers;
     of such series the largest counts. Over all other labels one sums: models, data-parallel ranks.
     """
 
     name: str
     samples: Mapping[Measure, str]
+    inside: Mapping[Inside, tuple[str, ...]] = field(default_factory=dict)
     same_on: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every sample that is read of it."""
+        inside = (name for names in self.inside.values() for name in names)
+        return frozenset((*self.samples.values(), *inside))
 
 
 ENGINES: tuple[Engine, ...] = (
@@ -41,12 +58,21 @@ ENGINES: tuple[Engine, ...] = (
         {
             Measure.WAITING: "tidegate_worker_queue_depth",
         },
+        inside={
+            Inside.PRESENT: ("tidegate_worker_requests_in_flight",),
+            Inside.ARRIVED_TOTAL: ("tidegate_worker_requests_arrived_total",),
+            Inside.SECONDS_TOTAL: ("tidegate_worker_request_seconds_total",),
+        },
     ),
     Engine(
         "vLLM",
         {
             Measure.WAITING: "vllm:num_requests_waiting",
             Measure.TOKENS_TOTAL: "vllm:generation_tokens_total",
+        },
+        inside={
+            Inside.PRESENT: ("vllm:num_requests_running", "vllm:num_requests_waiting"),
+            Inside.ARRIVED_TOTAL: ("vllm:request_success_total",),
         },
     ),
     Engine(
@@ -56,6 +82,10 @@ ENGINES: tuple[Engine, ...] = (
             # It moves only when a request finishes, so its rate lags by a request's length.
             Measure.TOKENS_TOTAL: "sglang:generation_tokens_total",
         },
+        inside={
+            Inside.PRESENT: ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
+            Inside.ARRIVED_TOTAL: ("sglang:num_requests_total",),
+        },
         same_on=frozenset({"tp_rank", "pp_rank", "moe_ep_rank"}),
     ),
     Engine(
@@ -63,6 +93,10 @@ ENGINES: tuple[Engine, ...] = (
         {
             Measure.WAITING: "tgi_queue_size",
             Measure.TOKENS_TOTAL: "tgi_request_generated_tokens_sum",
+        },
+        inside={
+            Inside.PRESENT: ("tgi_batch_current_size", "tgi_queue_size"),
+            Inside.ARRIVED_TOTAL: ("tgi_request_count_total", "tgi_request_count"),
         },
     ),
     Engine(
@@ -86,6 +120,7 @@ class Page:
 
     engine: Engine
     values: Mapping[Measure, Mapping[Series, float] | NoReading]
+    inside: Mapping[Inside, Mapping[Series, float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -93,14 +128,14 @@ class Growth:
     """A total of a service that never falls, whatever its replicas' counters do.
 
     A counter seen for the first time on a replica that is itself new to us adds nothing: how much
-    of it is old cannot be known. Only `EngineMetrics` changes it.
+    of it is old cannot be known; unless `began` says that it began at 0 under our eyes.
     """
 
     total: float = 0.0
     last: dict[str, dict[Series, float]] = field(default_factory=dict)
 
-    def add(self, replica: str, counters: Mapping[Series, float]) -> None:
-        known = self.last.get(replica)
+    def add(self, replica: str, counters: Mapping[Series, float], *, began: bool = False) -> None:
+        known = self.last.get(replica, {} if began else None)
         if known is not None:
             for series, value in counters.items():
                 before = known.get(series, 0.0)
@@ -203,7 +238,7 @@ def read_page(text: str) -> Page | NoReading:
     except (ValueError, KeyError, IndexError) as error:
         return NoReading(f"not in Prometheus' text format: {error}")
     exposed = {sample.name for sample in samples}
-    engine = next((e for e in ENGINES if exposed & set(e.samples.values())), None)
+    engine = next((e for e in ENGINES if exposed & e.names), None)
     if engine is None:
         names = ", ".join(engine.name for engine in ENGINES)
         return NoReading(f"no metric of a known engine ({names})")
@@ -213,12 +248,32 @@ def read_page(text: str) -> Page | NoReading:
             measure: _series((s for s in samples if s.name == name), name, engine.same_on)
             for measure, name in engine.samples.items()
         },
+        _inside(engine, samples),
     )
+
+
+def _inside(engine: Engine, samples: Collection[Sample]) -> Mapping[Inside, Mapping[Series, float]]:
+    """What the page tells of the replica's own requests; a value that cannot be is left out."""
+    told: dict[Inside, Mapping[Series, float]] = {}
+    for what, names in engine.inside.items():
+        exposed = {s.name for s in samples} & set(names)
+        both = {
+            name: _series((s for s in samples if s.name == name), name, engine.same_on)
+            for name in exposed
+        }
+        if exposed and not any(isinstance(series, NoReading) for series in both.values()):
+            told[what] = {
+                labels | {("sample", name)}: value
+                for name, series in both.items()
+                if isinstance(series, Mapping)
+                for labels, value in series.items()
+            }
+    return told
 
 
 def _known_samples(text: str) -> list[Sample]:
     """Only the lines of `ENGINES` are parsed: a page has thousands that nobody asked for."""
-    names = tuple(name for engine in ENGINES for name in engine.samples.values())
+    names = tuple(name for engine in ENGINES for name in engine.names)
     lines = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(names))
     families = text_string_to_metric_families(lines)
     return [sample for family in families for sample in family.samples]

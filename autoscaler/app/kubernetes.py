@@ -107,14 +107,15 @@ class KubernetesController:
             demand_of=self._routes.demand,
             heard_at_s=self._hub.heard_at_s,
             share_ratio=self._hub.share_ratio,
-            ready_pods=self._cluster.metrics_places,
+            pods_of=self._cluster.pods_of,
+            places=self._cluster.all_metrics_places,
         )
         self._events = EventRecorder(api, component="tidegate-controller", instance=place.pod)
         self._annotations = AnnotationWriter(api)
         self._reports = Reports(
             self._events, self._annotations, cluster=self._cluster, inventory=inventory
         )
-        self._store = ConfigMapMemoryStore(api, place.namespace)
+        self._store = ConfigMapMemoryStore(api, namespace=place.namespace)
         self._loop = ControlLoop(
             cluster=self._cluster,
             sources=[self._demand],
@@ -181,7 +182,9 @@ class KubernetesController:
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait((working, stopping, *beside), return_when=asyncio.FIRST_COMPLETED)
-            for task in (working, *beside):
+            if working.done():
+                working.result()
+            for task in beside:
                 if task.done():
                     task.result()
             return working.done() and not self._stop.is_set()

@@ -70,8 +70,8 @@ def build() -> Binaries:
         return found
     if os.environ.get("TIDEGATE_LAB_BIN"):
         raise CannotBuild(
-            f"TIDEGATE_LAB_BIN={os.environ['TIDEGATE_LAB_BIN']} lacks one of {', '.join(PROGRAMS)}; "
-            f"name another folder, or unset it to have them built"
+            f"TIDEGATE_LAB_BIN={os.environ['TIDEGATE_LAB_BIN']} lacks one of "
+            f"{', '.join(PROGRAMS)}; name another folder, or unset it to have them built"
         )
     if sys.platform != "linux":
         raise CannotBuild("the lab runs on Linux only")
@@ -106,7 +106,9 @@ def _run(name: str, command: list[str], where: Path, env: dict[str, str]) -> Non
     began_s = time.monotonic()
     log = tempfile.TemporaryFile()  # noqa: SIM115  closed with this function
     with log:
-        building = subprocess.Popen(command, cwd=where, env=env, stdout=log, stderr=log)
+        building = subprocess.Popen(  # noqa: S603  our own modules
+            command, cwd=where, env=env, stdout=log, stderr=log
+        )
         while True:
             try:
                 building.wait(timeout=10)

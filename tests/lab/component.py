@@ -46,7 +46,7 @@ class Component:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  no thread of ours holds a lock here
+                preexec_fn=_die_with_parent,
             )
 
     def stop(self, *, kill: bool = False, within_s: float = 15.0) -> None:

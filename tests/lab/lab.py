@@ -13,6 +13,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.request
@@ -30,6 +31,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 API: Final = "https://127.0.0.1:6443"
 ETCD: Final = "http://127.0.0.1:2379"
 ADMIN: Final = "lab-admin"  # bearer tokens of a cluster that nobody outside can reach
+CRDS: Final = "TIDEGATE_KSERVE_CRDS"
 NODES: Final = ("node-a", "node-b")
 
 # user -> (token, groups): each component has the rights that RBAC gives its name.
@@ -162,9 +164,7 @@ class Lab:
         finally:
             self.kubectl("delete", "namespace", name, "--wait=false")
 
-    def wait_for(
-        self, done: Callable[[], object], *, what: str, within_s: float = 30.0
-    ) -> Any:
+    def wait_for(self, done: Callable[[], object], *, what: str, within_s: float = 30.0) -> Any:
         """Ask until the answer is true. Raises `LabError` with every log's tail."""
         ends_s = time.monotonic() + within_s
         while not (answer := done()):
@@ -186,6 +186,21 @@ class Lab:
             "--node-lease-duration-seconds=40",
             "--server-address=127.0.0.1:10247",
         )
+
+    def kserve(self) -> None:
+        """Install KServe's own CRDs and the stand-in for its controller. Raises `LabError`."""
+        if "kserve" in self._components:
+            return
+        archive = kserve_crds()
+        if archive is None:
+            raise LabError(f"KServe's CRDs are not here; name their archive with {CRDS}")
+        folder = self.folder / "crds"
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        self.kubectl("apply", "--server-side", "-R", "-f", str(folder))
+        component = self._ours("kserve", "tests.lab.kserve", "--kubeconfig", str(self.kubeconfig))
+        self._components["kserve"] = component
+        component.start()
 
     # How it is made
 
@@ -324,6 +339,14 @@ class Lab:
 
     def _serves(self) -> bool:
         return self._has_account("default")
+
+
+def kserve_crds() -> Path | None:
+    """Where the archive of KServe's CRDs lies; None: not on this machine."""
+    named = os.environ.get(CRDS)
+    beside = REPOSITORY.parent / "shared" / "data" / "kserve" / "crds.tar.xz"
+    archive = Path(named) if named else beside
+    return archive if archive.is_file() else None
 
 
 def _kubelet(node: str) -> str:

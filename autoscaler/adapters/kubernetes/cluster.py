@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 import structlog
-from autoscaler.adapters.kubernetes.api import KubeApi, Patch
-from autoscaler.adapters.kubernetes.errors import NotFound
-from autoscaler.adapters.kubernetes.resources import PODS, Resource
-from autoscaler.manifests import Wanted
 
 from autoscaler import schedule
+from autoscaler.adapters.kubernetes.api import KubeApi, Patch
+from autoscaler.adapters.kubernetes.errors import NotFound
 from autoscaler.adapters.kubernetes.inventory import Inventory, Target
 from autoscaler.adapters.kubernetes.objects import (
     DELETION_COST,
@@ -25,11 +23,13 @@ from autoscaler.adapters.kubernetes.objects import (
     Pod,
     Workload,
 )
+from autoscaler.adapters.kubernetes.resources import PODS, Resource
 from autoscaler.adapters.plain_http import At
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.signals import ServiceId
 from autoscaler.errors import RetryLater, TidegateError
+from autoscaler.manifests import Wanted
 from autoscaler.ports import Clock, Refusal, ServiceView
 
 log = structlog.get_logger(__name__)
@@ -165,6 +165,15 @@ class KubernetesCluster:
             self._touch(target)
 
     # What others ask
+
+    def pods_of(self, service: ServiceId) -> Mapping[str, bool]:
+        """A service's pods by name, and whether each takes requests."""
+        governed = self.governed.get(service)
+        pods = {} if governed is None else self._inventory.pods_of(governed.target)
+        return {pod.name: pod.ready and not pod.deleting for pod in pods.values()}
+
+    def all_metrics_places(self) -> Mapping[ServiceId, Mapping[str, At | None]]:
+        return {service: self.metrics_places(service) for service in self.governed}
 
     def metrics_places(self, service: ServiceId) -> Mapping[str, At | None]:
         """Each ready pod of a service -> where its metrics are; None where nothing tells."""

@@ -8,8 +8,8 @@ so that a line of ours there would roll every pod.
 from typing import Final
 
 from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
-from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
+from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.inventory import Inventory
 from autoscaler.core.decide import Decision
 from autoscaler.core.signals import ServiceId

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import structlog
-from autoscaler.adapters.kubernetes.api import KubeApi, Patch
-from autoscaler.adapters.kubernetes.errors import Conflict, NotFound
-from autoscaler.adapters.kubernetes.resources import ENDPOINT_SLICES
 
+from autoscaler.adapters.kubernetes.api import KubeApi, Patch
 from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
+from autoscaler.adapters.kubernetes.errors import Conflict, NotFound
 from autoscaler.adapters.kubernetes.inventory import Inventory, Name
 from autoscaler.adapters.kubernetes.objects import (
     FIELD_MANAGER,
@@ -32,6 +31,7 @@ from autoscaler.adapters.kubernetes.objects import (
 )
 from autoscaler.adapters.kubernetes.ports import PortsOfRoutes
 from autoscaler.adapters.kubernetes.proof import Proofs
+from autoscaler.adapters.kubernetes.resources import ENDPOINT_SLICES
 from autoscaler.channel import Hello
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.routes import Backend, Demand, Endpoint, Route

@@ -5,7 +5,6 @@ from typing import Final
 
 from autoscaler.adapters.kubernetes.api import KubeApi
 from autoscaler.adapters.kubernetes.resources import TOKEN_REVIEWS
-
 from autoscaler.channel import Hello
 from autoscaler.errors import TidegateError
 

@@ -11,8 +11,21 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
+
+from autoscaler.adapters.kubernetes import objects
 from autoscaler.adapters.kubernetes.api import KubeApi
+from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
 from autoscaler.adapters.kubernetes.informer import Informer
+from autoscaler.adapters.kubernetes.inventory import Inventory
+from autoscaler.adapters.kubernetes.objects import (
+    MANAGED_BY,
+    OUR_SLICES,
+    KubeService,
+    OtherScaler,
+    Pod,
+    Slice,
+    Workload,
+)
 from autoscaler.adapters.kubernetes.resources import (
     DEPLOYMENTS,
     ENDPOINT_SLICES,
@@ -26,21 +39,8 @@ from autoscaler.adapters.kubernetes.resources import (
     STATEFUL_SETS,
     Resource,
 )
-from autoscaler.manifests import Wanted, wanted
-
-from autoscaler.adapters.kubernetes import objects
-from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
-from autoscaler.adapters.kubernetes.inventory import Inventory
-from autoscaler.adapters.kubernetes.objects import (
-    MANAGED_BY,
-    OUR_SLICES,
-    KubeService,
-    OtherScaler,
-    Pod,
-    Slice,
-    Workload,
-)
 from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
+from autoscaler.manifests import Wanted, wanted
 
 log = structlog.get_logger(__name__)
 

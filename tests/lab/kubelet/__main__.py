@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--capacity", action="append", default=[], metavar="RESOURCE=AMOUNT")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--backoff-s", type=float, default=10.0, help="first back-off of a restart")
+    parser.add_argument("--refresh-s", type=float, default=10.0, help="of ConfigMaps in volumes")
     return parser.parse_args()
 
 
@@ -67,6 +68,7 @@ async def run(args: argparse.Namespace) -> None:
             env=env,
             dns=args.cluster_dns or args.node_ip,
             backoff_s=args.backoff_s,
+            refresh_s=args.refresh_s,
         )
         facts = NodeFacts(
             name=args.node,

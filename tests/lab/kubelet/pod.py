@@ -19,7 +19,6 @@ from tests.lab.rest import STRATEGIC, Conflict, NotFound, Object, Refused
 
 log = structlog.get_logger(__name__)
 
-REFRESH_S = 10.0  # how often volumes are looked at
 RETRY_S = 0.5
 SETTLE_S = 0.02  # changes this close together are one patch
 FOREIGN_S = 1.0  # how long the API may show another status than ours before it is sent again
@@ -118,7 +117,7 @@ class Pod:
 
     async def _refresh(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_S)
+            await asyncio.sleep(self._node.refresh_s)
             try:
                 await self._sandbox.refresh()
             except (NotYet, RetryLater) as error:

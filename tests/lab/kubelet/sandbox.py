@@ -43,6 +43,7 @@ class Node:
     env: Mapping[str, str]  # of every container
     dns: str  # the cluster's name server
     backoff_s: float
+    refresh_s: float  # how often volumes are looked at
 
 
 class Sandbox:
