@@ -108,7 +108,7 @@ def bounds_at(policy: ServicePolicy, now: datetime) -> ServicePolicy:
     in_force = [
         bounds_of(window, policy)
         for window in policy.schedule
-        if any(begin <= now < end for begin, end in _spans(window, now))
+        if any(begin <= now < end for begin, end in _spans(window, now, days=range(-2, 2)))
     ]
     if not in_force:
         return policy
@@ -124,20 +124,21 @@ def bounds_at(policy: ServicePolicy, now: datetime) -> ServicePolicy:
 
 def next_edge(policy: ServicePolicy, now: datetime) -> datetime | None:
     """When a window next begins or ends, after `now`; None without a schedule."""
-    edges = (edge for window in policy.schedule for span in _spans(window, now) for edge in span)
-    return min((edge for edge in edges if edge > now), default=None)
+    days = range(-2, 9)  # a window of one weekday comes again after a week
+    spans = (span for window in policy.schedule for span in _spans(window, now, days=days))
+    return min((edge for span in spans for edge in span if edge > now), default=None)
 
 
-def _spans(window: Window, now: datetime) -> list[tuple[datetime, datetime]]:
-    """When the window was, is and will be, in UTC: from before `now` to more than a week after."""
+def _spans(window: Window, now: datetime, *, days: range) -> list[tuple[datetime, datetime]]:
+    """When the window is in force, in UTC, for those of `days` around today on which it begins."""
     if now.tzinfo is None:
         raise ValueError("a time without a zone says nothing about a schedule")
     zone = ZoneInfo(window.zone)
     today = now.astimezone(zone).date()
-    days = (today + timedelta(days=ahead) for ahead in range(-2, 9))
+    begun = (today + timedelta(days=ahead) for ahead in days)
     return [
         (min(_instants(day, window.begins_s, zone)), max(_instants(day, window.ends_s, zone)))
-        for day in days
+        for day in begun
         if day.weekday() in window.days
     ]
 

@@ -47,7 +47,6 @@ class Worker:
         self.settings = settings
         self.telemetry = Telemetry({m.name: ModelCounts() for m in settings.models})
         self.draining = False
-        self.latest_request_s = 0.0  # by time.perf_counter
         self._lanes: dict[str, Lane] = {}
         self._pool = ThreadPoolExecutor(
             settings.concurrency * max(1, len(settings.models)), thread_name_prefix="inference"

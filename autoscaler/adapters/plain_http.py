@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One GET over plain HTTP, for probes and scrapes: a limit in time and one in size for all of it.
 
-No proxy, redirection, compression or kept connection: a replica may serve one connection at a time.
-Does not raise; a failure is a value that says why. (Under uvloop, `httpx` 0.28 raises an
-`AttributeError` when the peer resets a connection that was just made.)
+No proxy, redirection or compression. `get` keeps no connection: a replica may serve one at a time;
+`Kept` does, for what is asked again and again. Neither raises; a failure is a value that says why.
+(Under uvloop, `httpx` 0.28 raises an `AttributeError` when the peer resets a new connection.)
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 import httptools
@@ -42,31 +43,73 @@ class NoAnswer:
 
 
 async def get(at: At, *, timeout_s: float, max_bytes: int) -> Answer | NoAnswer:
+    kept = Kept(at)
     try:
-        async with asyncio.timeout(timeout_s):
-            reads, writes = await asyncio.open_connection(at.host, at.port)
-            try:
-                writes.write(_request(at))
-                return await _answer(reads, max_bytes)
-            finally:
-                writes.close()
-    except TimeoutError:
-        return NoAnswer(f"was not answered within {timeout_s:g}s")
-    except ConnectionRefusedError:
-        return NoAnswer("failed: nothing listens there")
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-        return NoAnswer(f"failed: what came is not HTTP ({error})")
-    except (OSError, ValueError) as error:  # ValueError: a path or host that cannot be written
-        return NoAnswer(f"failed: {error}")
+        return await kept.get(timeout_s=timeout_s, max_bytes=max_bytes, close=True)
+    finally:
+        kept.close()
 
 
-def _request(at: At) -> bytes:
+class Kept:
+    """A connection that stays open between GETs, for as long as the other side likes that too."""
+
+    def __init__(self, at: At) -> None:
+        self.at = at
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @property
+    def open(self) -> bool:
+        return self._streams is not None
+
+    async def get(
+        self, *, timeout_s: float, max_bytes: int, close: bool = False
+    ) -> Answer | NoAnswer:
+        """`close`: tell the other side that this is the last."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._streams is not None:
+                    # The other side may have closed it meanwhile: that says nothing about it.
+                    with contextlib.suppress(OSError):
+                        answer = await self._ask(max_bytes, close=close)
+                        if isinstance(answer, Answer):
+                            return answer
+                    self.close()
+                self._streams = await asyncio.open_connection(self.at.host, self.at.port)
+                return await self._ask(max_bytes, close=close)
+        except TimeoutError:
+            why = f"was not answered within {timeout_s:g}s"
+        except ConnectionRefusedError:
+            why = "failed: nothing listens there"
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            why = f"failed: what came is not HTTP ({error})"
+        except (OSError, ValueError) as error:  # ValueError: a path or host that cannot be written
+            why = f"failed: {error}"
+        self.close()
+        return NoAnswer(why)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+    async def _ask(self, max_bytes: int, *, close: bool) -> Answer | NoAnswer:
+        if self._streams is None:
+            return NoAnswer("failed: there is no connection")
+        reads, writes = self._streams
+        writes.write(_request(self.at, close=close))
+        answer, again = await _answer(reads, max_bytes)
+        if close or not again:
+            self.close()
+        return answer
+
+
+def _request(at: At, *, close: bool) -> bytes:
     lines = (
         f"GET {at.path} HTTP/1.1",
         f"Host: {at.host}:{at.port}",
         "Accept: */*",
         "Accept-Encoding: identity",
-        "Connection: close",
+        *(("Connection: close",) if close else ()),
     )
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
@@ -93,7 +136,8 @@ class _Reader:
         self.ended = True
 
 
-async def _answer(reads: asyncio.StreamReader, max_bytes: int) -> Answer | NoAnswer:
+async def _answer(reads: asyncio.StreamReader, max_bytes: int) -> tuple[Answer | NoAnswer, bool]:
+    """What came, and whether the connection can be used again."""
     reader = _Reader()
     parser = httptools.HttpResponseParser(reader)
     seen_bytes = 0
@@ -104,7 +148,8 @@ async def _answer(reads: asyncio.StreamReader, max_bytes: int) -> Answer | NoAns
         seen_bytes += len(part)
         parser.feed_data(part)
     if not reader.headed:
-        return NoAnswer("failed: the connection ended before an answer")
+        return NoAnswer("failed: the connection ended before an answer"), False
     # A body without a length ends with the connection, which cannot be told from one that broke.
     whole = reader.ended or (seen_bytes <= max_bytes and not reader.framed)
-    return Answer(parser.get_status_code(), bytes(reader.body), whole)
+    again = reader.ended and parser.should_keep_alive()
+    return Answer(parser.get_status_code(), bytes(reader.body), whole), again

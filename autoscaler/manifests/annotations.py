@@ -54,6 +54,7 @@ def ours(annotations: Mapping[str, object], place: Place, findings: Findings) ->
     """Read one table of annotations; values of the policy's keys are left to `resolved`."""
     policy: dict[str, Given] = {}
     said: dict[str, Given] = {}
+    asks = False
     for name, value in annotations.items():
         key = name.removeprefix(PREFIX)
         if key == name or key in WRITTEN:
@@ -61,6 +62,7 @@ def ours(annotations: Mapping[str, object], place: Place, findings: Findings) ->
         here = (*place, name)
         if not isinstance(value, str):
             findings.wrong(here, not_text(value))
+            asks = asks or (key == "enabled" and value is not False)
         elif key in _POD_KEYS:
             check_value(_POD_KEYS[key], value, here, findings)
         elif key in _OBJECT_KEYS:
@@ -69,7 +71,8 @@ def ours(annotations: Mapping[str, object], place: Place, findings: Findings) ->
             policy[key] = Given(value, here)
         else:
             findings.wrong(here, unknown(key, _NAMES))
-    return Ours(policy, _enabled(said.get("enabled"), findings), _config_map(said, findings))
+    enabled = True if asks else _enabled(said.get("enabled"), findings)
+    return Ours(policy, enabled, _config_map(said, findings))
 
 
 def not_text(value: object) -> str:
@@ -106,9 +109,7 @@ def _config_map(said: Mapping[str, Given], findings: Findings) -> Given | None:
 
 def from_config_map(name: Given, lookup: ConfigMapLookup | None, findings: Findings) -> Layer:
     """The keys that a ConfigMap holds; a problem where there is no such ConfigMap."""
-    if lookup is None:
-        return {}
-    data = lookup(str(name.value))
+    data = lookup(str(name.value)) if lookup else None
     if data is None:
         findings.wrong(name.place, f"there is no ConfigMap {name.value!r} in the same namespace")
         return {}

@@ -44,8 +44,8 @@ def fields_of(
     if slots is not None and slots.value != 0:  # 0 is no limit, as for Knative
         found["slots"] = slots
     scaling = table(fields, "autoScaling")
-    for number, metric in enumerate(items(scaling, "metrics")):
-        what = str(table(metric).get("type", "metric"))[:40]
+    for number, measured in enumerate(items(scaling, "metrics")):
+        what = str(table(measured).get("type", "metric"))[:40]
         here = (*place, "autoScaling", "metrics", number)
         findings.warn(here, f"{what} is not a signal of Tidegate's; targets stay as they are")
     behavior = table(scaling, "behavior")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 Place = tuple[str | int, ...]
 """A path into a manifest: names of fields and positions in lists, from the top."""
 
-SHOWN_MOST = 300
+SHOWN_MOST = 160
 
 
 @dataclass(frozen=True, slots=True)

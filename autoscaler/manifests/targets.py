@@ -45,7 +45,7 @@ def wanted(
     """What is to be scaled for this object; empty where it does not ask, or another speaks for it.
 
     `plural`: of the object's kind, for kinds that are not known here. `config_map`: how the
-    ConfigMap of `policy-from` is had; without it that annotation is read and its keys are not.
+    ConfigMap of `policy-from` is had; who gives none has no ConfigMaps, and so no half policies.
     """
     owner = object_ref(manifest)
     if speaker(manifest):

@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from autoscaler.adapters.engines import (
-    ENGINES,
-    SCRAPE_MAX_BYTES,
-    EngineMetrics,
-    Growth,
-    Page,
-    read_page,
-)
+from autoscaler.adapters.engines.asking import EngineMetrics
+from autoscaler.adapters.engines.growth import Growth
+from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, Page, read_page
+from autoscaler.adapters.engines.table import ENGINES
 from autoscaler.adapters.plain_http import At
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
 from tests.adapters.builders import a_service_id
@@ -149,10 +145,11 @@ def test_an_engine_is_recognised_by_what_it_exposes(
     assert totals == {measure: value for measure, value in expected.items() if value is not None}
 
 
-def test_no_two_engines_share_a_name() -> None:
-    """Else what is exposed could not tell them apart."""
-    names = [name for engine in ENGINES for name in engine.samples.values()]
-    assert len(names) == len(set(names))
+def test_an_engine_is_known_by_the_names_of_its_own() -> None:
+    """Else what is exposed could not tell them apart; `nv_inference_*` has more than one user."""
+    for engine in ENGINES:
+        if engine.name != "Triton with TensorRT-LLM":
+            assert all(line.name.startswith(engine.known_by) for line in engine.lines)
 
 
 async def test_a_service_is_the_sum_of_its_replicas(scraped: Scraped) -> None:

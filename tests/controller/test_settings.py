@@ -57,6 +57,10 @@ def test_models_are_served_by_the_bundled_worker(tmp_path: Path) -> None:
         (("127.0.0.1:8081", "8081"), ["services.iris.listen", "'8081'", "HOST:PORT"]),
         (("max-replicas = 4", "max-replica = 4"), ["max-replica", "did you mean 'max-replicas'?"]),
         (("max-replicas = 4", "max-replicas = -4"), ["max-replicas", "-4", "1 to 10000"]),
+        (
+            ("max-replicas = 4", 'activator = "never"'),
+            ["services.iris.activator", "every request comes through", "permitted: auto, always"],
+        ),
         (("max-replicas = 4", "slots = 0"), ["services.iris.slots", "0", "1 to 100000"]),
         (("max-replicas = 4", "slots = true"), ["services.iris.slots", "True"]),
         (("max-replicas = 4", 'models = { a = "no.onnx" }'), ["model a", "no.onnx"]),

@@ -3,10 +3,11 @@
 
 import pytest
 
-from autoscaler.contract import KEYS, policy_from
-from autoscaler.core.policy import Idle, RateRule, RateStep, ServicePolicy, Target
+from autoscaler.contract import KEYS, OBJECT_KEYS, POD_KEYS, Key, policy_from
+from autoscaler.core.policy import Idle, InPath, RateRule, RateStep, ServicePolicy, Target
 from autoscaler.core.signals import Signal
 from autoscaler.errors import BadInput
+from autoscaler.text import Unreadable
 
 
 def test_nothing_written_gives_the_defaults() -> None:
@@ -66,6 +67,13 @@ def test_a_whole_contract_is_read() -> None:
         ({"dry-run": "yes"}, ["dry-run", "true or false"]),
         ({"min-replicas": 5}, ["min-replicas", "above max-replicas 1"]),
         ({"policy": "magic"}, ["policy", "'magic'", "target"]),
+        ({"policy": "slo"}, ["policy", "not offered by this version", "permitted: target"]),
+        ({"slo": "ttft<500ms@p95"}, ["slo", "not offered by this version", "targets"]),
+        ({"slots": 0}, ["slots", "0", "whole number from 1 to 100000"]),
+        ({"activator": "maybe"}, ["activator", "'maybe'", "auto, always, never"]),
+        ({"schedule": "Mon 08:00-09:00 UTC"}, ["schedule", "lacks", "Mon-Fri 08:00-20:00"]),
+        ({"schedule": "Mon 08:00-09:00 UTC min=2"}, ["window 1", "min 2 above max 1"]),
+        ({"scale-up": "9" * 400 + "%/15s"}, ["scale-up", "at most"]),
         ({"max-replicas": "9" * 5000}, ["max-replicas", "whole number from 1 to 10000"]),
         ({"hold-timeout": "9" * 400 + "d"}, ["hold-timeout", "at most 365d"]),
         ({"hold-timeout": "366d"}, ["hold-timeout", "at most 365d"]),
@@ -89,6 +97,43 @@ def test_each_mistake_is_named_with_what_is_permitted(
     assert len(line) < 700
     for word in words:
         assert word in line
+
+
+def test_slots_are_what_is_written_or_else_what_the_platform_knows() -> None:
+    """`auto` leaves it to the platform, as writing nothing does."""
+    assert policy_from({"slots": 3}, slots=8).slots == 3
+    assert policy_from({"slots": "auto"}, slots=8).slots == 8
+    assert policy_from({}, slots=8).slots == 8
+    assert policy_from({}).slots is None
+
+
+def test_a_calendar_and_a_place_in_the_path_are_part_of_the_policy() -> None:
+    """Both stand in the same contract as everything else."""
+    policy = policy_from({"schedule": "Sat 10:00-14:00 UTC max=3", "activator": "always"})
+    assert policy.schedule[0].max_replicas == 3
+    assert policy.activator is InPath.ALWAYS
+
+
+@pytest.mark.parametrize("key", [*KEYS, *OBJECT_KEYS, *POD_KEYS], ids=lambda key: str(key.name))
+def test_every_key_says_what_it_takes(key: Key) -> None:
+    """The documentation and every refusal are made of these words."""
+    assert key.meaning
+    assert key.permitted
+    if key.default:
+        key.read(key.default)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [("gpu-memory", "12Gi", "12GB"), ("gpu-memory", "1", "0"), ("gpu-core", "30%", "130%"),
+     ("gpu-core", "100%", "0.3")],
+)  # fmt: skip
+def test_a_share_of_a_gpu_is_bytes_and_a_percentage(name: str, good: str, bad: str) -> None:
+    """What a pod may write; nothing acts on it yet."""
+    (key,) = (key for key in POD_KEYS if key.name == name)
+    assert key.read(good)
+    with pytest.raises(Unreadable):
+        key.read(bad)
 
 
 def test_all_mistakes_are_told_at_once() -> None:

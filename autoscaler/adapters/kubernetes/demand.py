@@ -1,63 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each service is asked for, as one `SignalSource`: activators and pods together.
+"""All demand of a service on Kubernetes: what the activators know, and what its pods' engines tell.
 
-While pods are ready most requests go straight to them, and the activators see a part at most. So
-the whole is what the pods tell, with what the activators hold; without a ready pod it is what the
-activators tell. Where pods are ready and tell nothing, the readings speak for nobody (share 0):
-they may raise a count, and prove no idleness.
+While pods are ready most requests never pass an activator, so only all of the engines together know
+the whole: readings say for which share of the pods they speak. Where no engine tells, the
+activators' numbers stand for nothing but themselves (share 0), and `blind` says why.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from random import Random
 
-from autoscaler.adapters.engines import Growth, Inside, Page
-from autoscaler.adapters.kubernetes.scrapes import Places, Scrapes
+from autoscaler.adapters.engines.growth import Look
+from autoscaler.adapters.engines.scraper import EngineScraper
+from autoscaler.adapters.engines.table import Engine
+from autoscaler.adapters.kubernetes.ledger import Ledger
+from autoscaler.adapters.plain_http import At
 from autoscaler.core.routes import Demand
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId, reading
 from autoscaler.ports import Clock
 
-NAME: Final = "activators and pods"
+FORGOTTEN_AFTER_S = 60.0  # a service that nobody asks about any more
 
-# What is had from the pods' pages alone.
-_WAITING: Final = Measure.WAITING
-_TOKENS: Final = Measure.TOKENS_TOTAL
+NO_PLACE = NoReading(
+    "where its metrics are is not known; annotate the pods with prometheus.io/port and "
+    "prometheus.io/path"
+)
 
 
 @dataclass(slots=True)
-class _Tally:
-    """One service's totals, over all its sources and their changes. They never fall."""
+class _Service:
+    """What is remembered of one service from look to look."""
 
-    arrived: Growth = field(default_factory=Growth)
-    seconds: Growth = field(default_factory=Growth)
-    tokens: Growth = field(default_factory=Growth)
-    older: frozenset[str] = frozenset()  # pods that were there before we looked first
-    at_s: float | None = None
-    activators: Demand | None = None  # as counted last
-    held_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Pods:
-    """What a service's ready pods tell now."""
-
-    pages: Mapping[str, Page]
-    ready: int
-    why_not: str  # what the first one that tells nothing says
-
-    @property
-    def share_ratio(self) -> float:
-        return len(self.pages) / self.ready if self.ready else 1.0
-
-    @property
-    def present(self) -> float:
-        return sum(_present(page) for page in self.pages.values())
+    ledger: Ledger = field(default_factory=Ledger)
+    engine: Engine | None = None  # as last recognised
+    pods: Mapping[str, At | None] = field(default_factory=dict)
+    at_s: float = 0.0  # of the newest totals
+    asked_at_s: float = 0.0
 
 
 class KubernetesDemand:
-    """Asked by the tick, answers from memory; `run()` it beside the ticks."""
+    """A `SignalSource` for services whose requests pass an activator only now and then.
 
-    name = NAME
+    `demand_of(service)`: what all activators know of it; `heard_at_s`, `share_ratio`: when they
+    spoke, and which part of them does. `ready_pods(service)`: pod id -> where its metrics are,
+    None where that is not known. `run` is to run beside the ticks; nothing else does I/O.
+    """
+
+    name = "demand"
 
     def __init__(
         self,
@@ -66,165 +55,176 @@ class KubernetesDemand:
         demand_of: Callable[[ServiceId], Demand | NoReading],
         heard_at_s: Callable[[], float | None],
         share_ratio: Callable[[], float],
-        pods_of: Callable[[ServiceId], Mapping[str, bool]],
-        places: Callable[[], Places],
+        ready_pods: Callable[[ServiceId], Mapping[str, At | None]],
+        random: Random | None = None,
     ) -> None:
-        """`demand_of`, `heard_at_s`, `share_ratio`: of the activators, as `ActivatorHub` says.
-
-        `pods_of`: a service's pods by name, and whether each is ready. `places`: where the metrics
-        of the ready ones are.
-        """
         self._clock = clock
         self._demand_of = demand_of
         self._heard_at_s = heard_at_s
         self._share_ratio = share_ratio
-        self._pods_of = pods_of
-        self._scrapes = Scrapes(places, clock=clock)
-        self._tallies: dict[ServiceId, _Tally] = {}
+        self._ready_pods = ready_pods
+        jitter = random or Random()  # noqa: S311 - no secret depends on it
+        self._scraper = EngineScraper(clock=clock, random=jitter)
+        self._services: dict[ServiceId, _Service] = {}
 
     async def run(self) -> None:
-        await self._scrapes.run()
+        """Ask the pods for their metrics until cancelled."""
+        await self._scraper.run()
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
-        return {service: self._measure(service) for service in services}
-
-    def forget_all_but(self, services: Collection[ServiceId]) -> None:
-        for gone in self._tallies.keys() - set(services):
-            del self._tallies[gone]
-
-    def in_flight(self, service: ServiceId) -> Mapping[str, float]:
-        """Requests in each ready pod that tells, by the pod's name."""
-        return {name: _present(page) for name, page in self._pods(service).pages.items()}
-
-    def blind(self, service: ServiceId) -> str | None:
-        """Why no pod tells how busy it is, though some are ready; None: at least one does."""
-        pods = self._pods(service)
-        return pods.why_not if pods.ready and not pods.pages else None
-
-    def _pods(self, service: ServiceId) -> _Pods:
-        ready = [name for name, is_ready in self._pods_of(service).items() if is_ready]
-        pages, why_not = {}, ""
-        for pod in ready:
-            page = self._scrapes.page(service, pod)
-            if isinstance(page, Page) and Inside.PRESENT in page.inside:
-                pages[pod] = page
-            elif isinstance(page, Page):
-                why_not = why_not or f"{pod}: {page.engine.name} tells no requests in flight"
-            else:
-                why_not = why_not or page.why
-        return _Pods(pages, len(ready), why_not)
-
-    def _measure(self, service: ServiceId) -> Measures:
         now_s = self._clock.now_s()
-        pods = self._pods(service)
-        there = self._pods_of(service).keys()
-        tally = self._tallies.setdefault(service, _Tally(older=frozenset(there)))
-        demand = self._demand_of(service)
-        self._count(tally, demand, pods, now_s)
-        for growth in (tally.arrived, tally.seconds, tally.tokens):
-            growth.forget_all_but(there)
-        return {
-            **self._from_activators(tally, demand),
-            **self._from_both(tally, demand, pods, now_s),
-            **self._from_pods(tally, pods, now_s),
-        }
-
-    # Totals
-
-    def _count(
-        self,
-        tally: _Tally,
-        demand: Demand | NoReading,
-        pods: _Pods,
-        now_s: float,
-    ) -> None:
-        """Add what grew since the last look, by whoever sees the requests now."""
-        if isinstance(demand, Demand):
-            before = tally.activators or demand
-            if not pods.pages:
-                tally.arrived.total += _grown(before.requests_total, demand.requests_total)
-                tally.seconds.total += _grown(
-                    before.request_seconds_total, demand.request_seconds_total
-                )
-            else:
-                tally.seconds.total += _grown(before.held_seconds_total, demand.held_seconds_total)
-            tally.held_seconds += _grown(before.held_seconds_total, demand.held_seconds_total)
-            tally.activators = demand
-        elapsed_s = 0.0 if tally.at_s is None else max(now_s - tally.at_s, 0.0)
-        for name, page in pods.pages.items():
-            began = name not in tally.older
-            _add(tally.arrived, name, page, Inside.ARRIVED_TOTAL, began=began)
-            _add(tally.tokens, name, page, _TOKENS, began=began)
-            if Inside.SECONDS_TOTAL in page.inside:
-                _add(tally.seconds, name, page, Inside.SECONDS_TOTAL, began=began)
-            else:
-                tally.seconds.total += _present(page) * elapsed_s
-        tally.at_s = now_s
-
-    # Measures
-
-    def _from_activators(self, tally: _Tally, demand: Demand | NoReading) -> Measures:
-        heard_at_s = self._heard_at_s()
-        if isinstance(demand, NoReading) or heard_at_s is None:
-            why = demand if isinstance(demand, NoReading) else NoReading("no activator speaks")
-            return {Measure.HELD: why, Measure.HELD_SECONDS_TOTAL: why}
-        share_ratio = self._share_ratio()
-        return {
-            Measure.HELD: reading(
-                demand.held, at_s=heard_at_s, source=NAME, share_ratio=share_ratio
-            ),
-            Measure.HELD_SECONDS_TOTAL: reading(
-                tally.held_seconds, at_s=heard_at_s, source=NAME, share_ratio=share_ratio
-            ),
-        }
-
-    def _from_both(
-        self, tally: _Tally, demand: Demand | NoReading, pods: _Pods, now_s: float
-    ) -> Measures:
-        """What passes the activators, the pods, or both."""
-        if isinstance(demand, NoReading) and not pods.pages:
-            return dict.fromkeys(
-                (Measure.IN_FLIGHT, Measure.REQUESTS_TOTAL, Measure.REQUEST_SECONDS_TOTAL), demand
-            )
-        known = isinstance(demand, Demand)
-        share_ratio = min(pods.share_ratio, self._share_ratio() if known else 0.0)
-        through = demand.in_flight if isinstance(demand, Demand) else 0
-
-        def seen(value: float) -> Reading | NoReading:
-            return reading(value, at_s=now_s, source=NAME, share_ratio=share_ratio)
-
-        return {
-            Measure.IN_FLIGHT: seen(max(pods.present, through)),
-            Measure.REQUESTS_TOTAL: seen(tally.arrived.total),
-            Measure.REQUEST_SECONDS_TOTAL: seen(tally.seconds.total),
-        }
-
-    def _from_pods(self, tally: _Tally, pods: _Pods, now_s: float) -> Measures:
-        """What only engines know; left out where they do not tell it."""
-        measures: dict[Measure, Reading | NoReading] = {}
-        waiting = [page.values[_WAITING] for page in pods.pages.values() if _WAITING in page.values]
-        if waiting:
-            told = [sum(series.values()) for series in waiting if isinstance(series, Mapping)]
-            measures[_WAITING] = reading(
-                sum(told), at_s=now_s, source=NAME, share_ratio=len(told) / max(pods.ready, 1)
-            )
-        if any(_TOKENS in page.values for page in pods.pages.values()):
-            measures[_TOKENS] = reading(
-                tally.tokens.total, at_s=now_s, source=NAME, share_ratio=pods.share_ratio
-            )
+        measures = {service: self._measure(service, now_s) for service in services}
+        for service, known in list(self._services.items()):
+            if now_s - known.asked_at_s > FORGOTTEN_AFTER_S:
+                del self._services[service]
         return measures
 
+    def in_flight(self, service: ServiceId) -> Mapping[str, float]:
+        """How many requests each ready pod has now, of those that tell."""
+        said = {
+            pod: look.page.total(Measure.IN_FLIGHT)
+            for pod, look in self._looks(service).items()
+            if isinstance(look, Look)
+        }
+        return {pod: inside for pod, inside in said.items() if inside is not None}
 
-def _present(page: Page) -> float:
-    return sum(page.inside.get(Inside.PRESENT, {}).values())
+    def blind(self, service: ServiceId) -> str | None:
+        """Why nothing can prove that the service's ready pods are idle; None: some of them can."""
+        whys = [_why_unproven(look) for look in self._looks(service).values()]
+        return None if None in whys else next(iter(whys), None)
+
+    def _looks(self, service: ServiceId) -> Mapping[str, Look | NoReading]:
+        known = self._services.get(service)
+        return {
+            pod: NO_PLACE if at is None else self._scraper.look(service, pod)
+            for pod, at in (known.pods if known is not None else {}).items()
+        }
+
+    def _measure(self, service: ServiceId, now_s: float) -> Measures:
+        known = self._services.setdefault(service, _Service())
+        known.asked_at_s = now_s
+        known.pods = self._ready_pods(service)
+        self._scraper.expect(service, {pod: at for pod, at in known.pods.items() if at is not None})
+        heard_at_s, demand = self._heard_at_s(), self._demand_of(service)
+        if heard_at_s is None and isinstance(demand, Demand):
+            demand = NoReading("no activator speaks")
+        looks = self._looks(service)
+        told = {pod: look for pod, look in looks.items() if isinstance(look, Look)}
+        for look in told.values():
+            known.engine = look.page.engine
+        known.ledger.enter(demand, told, now_s=now_s)
+        spoken_s = [look.at_s for look in told.values()] or [heard_at_s or 0.0]
+        known.at_s = max(known.at_s, *spoken_s)
+        seen = _Seen(demand, heard_at_s or 0.0, self._share_ratio(), looks, known)
+        return {measure: value for measure, value in seen.measures() if value is not None}
 
 
-def _add(growth: Growth, pod: str, page: Page, what: Inside | Measure, *, began: bool) -> None:
-    series = page.inside.get(what, {}) if isinstance(what, Inside) else page.values.get(what, {})
-    if isinstance(series, Mapping):
-        growth.add(pod, series, began=began)
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One look at everything about one service, and what follows from it.
+
+    `looks`: of every ready pod.
+    """
+
+    demand: Demand | NoReading
+    heard_at_s: float
+    heard_ratio: float
+    looks: Mapping[str, Look | NoReading]
+    known: _Service
+
+    def measures(self) -> Iterator[tuple[Measure, Reading | NoReading | None]]:
+        """None: nobody speaks of this measure."""
+        ledger = self.known.ledger
+        yield Measure.HELD, self._held(lambda demand: demand.held)
+        yield Measure.HELD_SECONDS_TOTAL, self._held(lambda _: ledger.held_s)
+        yield Measure.IN_FLIGHT, self._in_flight()
+        yield (
+            Measure.REQUESTS_TOTAL,
+            # Where an engine counts none, ours prove that something came, and not how much.
+            self._whole(
+                ledger.requests,
+                self._ratio(lambda look: Measure.REQUESTS_TOTAL in look.page.engine.samples),
+            ),
+        )
+        yield (
+            Measure.REQUEST_SECONDS_TOTAL,
+            self._whole(
+                ledger.request_s,
+                self._ratio(_tells(Measure.REQUEST_SECONDS_TOTAL)),
+                at_most=0.0 if isinstance(self.demand, NoReading) else self.heard_ratio,
+            ),
+        )
+        yield Measure.WAITING, self._inside(Measure.WAITING, self._sum(Measure.WAITING))
+        yield Measure.TOKENS_TOTAL, self._inside(Measure.TOKENS_TOTAL, ledger.tokens)
+
+    def _held(self, take: Callable[[Demand], float]) -> Reading | NoReading:
+        """What activators alone can know."""
+        if isinstance(self.demand, NoReading):
+            return self.demand
+        return self._reading(take(self.demand), self.heard_ratio, at_s=self.heard_at_s)
+
+    def _in_flight(self) -> Reading | NoReading:
+        passed = 0.0 if isinstance(self.demand, NoReading) else self.demand.in_flight
+        proving = self._ratio(lambda look: _why_unproven(look) is None)
+        return self._whole(max(passed, self._sum(Measure.IN_FLIGHT)), proving)
+
+    def _whole(self, value: float, ratio: float, *, at_most: float = 1.0) -> Reading | NoReading:
+        """A number made of what pods and activators know; of activators alone without a pod."""
+        if isinstance(self.demand, NoReading) and (not self.looks or ratio == 0.0):
+            return self.demand
+        return self._reading(value, min(ratio, at_most) if self.looks else self.heard_ratio)
+
+    def _inside(self, measure: Measure, value: float) -> Reading | NoReading | None:
+        """What pods alone can know; without one, nothing waits, and no token is added."""
+        engine = self.known.engine
+        if engine is not None and measure not in engine.samples:
+            return None
+        if not self.looks:
+            return None if engine is None else self._reading(value, 1.0)
+        ratio = self._ratio(_tells(measure))
+        if ratio > 0.0:
+            return self._reading(value, ratio)
+        if engine is None and all(look is NO_PLACE for look in self.looks.values()):
+            return None
+        whys = (_why_untold(look, measure) for look in self.looks.values())
+        return NoReading(next(filter(None, whys), "no pod tells"))
+
+    def _ratio(self, tells: Callable[[Look], bool]) -> float:
+        """The part of the ready pods of which this is true; 1 where there is none."""
+        true = sum(isinstance(look, Look) and tells(look) for look in self.looks.values())
+        return true / len(self.looks) if self.looks else 1.0
+
+    def _sum(self, measure: Measure) -> float:
+        pages = (look.page for look in self.looks.values() if isinstance(look, Look))
+        return sum(page.total(measure) or 0.0 for page in pages)
+
+    def _reading(
+        self, value: float, ratio: float, *, at_s: float | None = None
+    ) -> Reading | NoReading:
+        at_s = self.known.at_s if at_s is None else at_s
+        return reading(value, at_s=at_s, source=KubernetesDemand.name, share_ratio=ratio)
 
 
-def _grown(before: float, after: float) -> float:
-    """How much a total grew; one that fell began anew."""
-    return after - before if after >= before else after
+def _tells(measure: Measure) -> Callable[[Look], bool]:
+    return lambda look: isinstance(look.page.values.get(measure), Mapping)
+
+
+def _why_untold(look: Look | NoReading, measure: Measure) -> str | None:
+    if isinstance(look, NoReading):
+        return look.why
+    series = look.page.values.get(measure)
+    if series is None:
+        return f"{look.page.engine.name} does not tell {_IN_WORDS.get(measure, measure)}"
+    return series.why if isinstance(series, NoReading) else None
+
+
+def _why_unproven(look: Look | NoReading) -> str | None:
+    """Why a pod cannot prove that it is idle; None: it can."""
+    why = _why_untold(look, Measure.IN_FLIGHT)
+    return _why_untold(look, Measure.REQUESTS_TOTAL) if why is None else why
+
+
+_IN_WORDS = {
+    Measure.IN_FLIGHT: "how many requests run",
+    Measure.REQUESTS_TOTAL: "how many requests it had",
+}

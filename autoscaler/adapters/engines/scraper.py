@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks the pods of a cluster for their metrics once a second, beside the ticks, which only read.
+
+Pods that answer have a lane of their own, so that a cluster full of pods that do not never keeps
+them waiting. Both lanes are bounded in what runs at once and in how many scrapes begin a second:
+beyond `BEGUN_PER_S` answering pods each is asked less often, and what is older than `STALE_S` is no
+reading (rule D1).
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from random import Random
+from typing import Final
+
+from autoscaler.adapters.engines.growth import STALE_S, Look, followed_up
+from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, SCRAPE_TIMEOUT_S, page_of
+from autoscaler.adapters.plain_http import At, Kept
+from autoscaler.core.signals import NoReading, ServiceId
+from autoscaler.ports import Clock
+
+PERIOD_S: Final = 1.0
+JITTER_RATIO: Final = 0.1
+LONGEST_BACK_OFF_S: Final = 10.0
+ROUND_S: Final = 0.05  # how often it is looked whose turn it is
+FORGOTTEN_AFTER_S: Final = 60.0  # a service that nobody asks about any more
+BEGUN_PER_S: Final = 1_000  # of pods that answer: two fifths of a core, if their pages are long
+TRIED_PER_S: Final = 500  # of pods that do not: a twentieth of a core, where nothing listens
+KEPT_MOST: Final = 512  # connections that stay open; a process may have only 1,024 files
+
+
+@dataclass(slots=True, eq=False)
+class _Pod:
+    """One pod and what it said. `last`: its newest look, however old; `failures` in a row."""
+
+    kept: Kept
+    last: Look | None = None
+    why: str = "not asked yet"
+    failures: int = 0
+    expected: bool = True
+    busy: bool = False
+
+    @property
+    def answers(self) -> bool:
+        return self.last is not None and not self.failures
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Pods whose turn has come, those that failed least first; and how many may be asked."""
+
+    at_once: int
+    begun_per_s: float
+    turns: list[tuple[int, float, int, _Pod]] = field(default_factory=list)
+    running: int = 0
+    allowance: float = 0.0
+
+    def begin(self, elapsed_s: float) -> list[_Pod]:
+        self.allowance = min(self.allowance + elapsed_s * self.begun_per_s, self.begun_per_s / 4)
+        begun = []
+        while self.turns and self.running < self.at_once and self.allowance >= 1:
+            pod = heappop(self.turns)[-1]
+            if pod.expected:
+                begun.append(pod)
+                self.running += 1
+                self.allowance -= 1
+        return begun
+
+
+@dataclass(slots=True)
+class _Expected:
+    pods: dict[str, _Pod] = field(default_factory=dict)
+    at_s: float = 0.0
+
+
+class EngineScraper:
+    """Newest look at each pod that was said to exist. `expect` and `look` do no I/O."""
+
+    def __init__(self, *, clock: Clock, random: Random) -> None:
+        self._clock = clock
+        self._random = random
+        self._services: dict[ServiceId, _Expected] = {}
+        self._answering = _Lane(at_once=128, begun_per_s=BEGUN_PER_S)
+        self._others = _Lane(at_once=256, begun_per_s=TRIED_PER_S)
+        self._due: list[tuple[float, int, _Pod]] = []
+        self._number = count()
+        self._scrapes: set[asyncio.Task[None]] = set()
+        self._open: set[_Pod] = set()
+
+    def expect(self, service: ServiceId, places: Mapping[str, At]) -> None:
+        """Say which pods a service has now, by id; new ones are asked at once."""
+        expected = self._services.setdefault(service, _Expected())
+        expected.at_s = self._clock.now_s()
+        known = expected.pods
+        for pod_id in [p for p, pod in known.items() if places.get(p) != pod.kept.at]:
+            self._drop(known.pop(pod_id))
+        for pod_id, at in places.items():
+            if pod_id not in known:
+                known[pod_id] = pod = _Pod(Kept(at))
+                self._when(pod, 0.0)
+
+    def look(self, service: ServiceId, pod_id: str) -> Look | NoReading:
+        """What a pod said last, or why that is not known."""
+        expected = self._services.get(service)
+        pod = None if expected is None else expected.pods.get(pod_id)
+        if pod is None:
+            return NoReading(f"{pod_id}: not asked yet")
+        if pod.last is None or pod.failures:
+            return NoReading(f"{pod_id}: {pod.why}")
+        age_s = self._clock.now_s() - pod.last.at_s
+        if age_s > STALE_S:
+            return NoReading(f"{pod_id}: {pod.kept.at} last answered {age_s:.1f} s ago")
+        return pod.last
+
+    async def run(self) -> None:
+        """Scrape until cancelled."""
+        before_s = self._clock.now_s()
+        try:
+            while True:
+                now_s = self._clock.now_s()
+                self._begin(now_s - before_s, now_s)
+                before_s = now_s
+                await asyncio.sleep(ROUND_S)
+        finally:
+            for task in self._scrapes:
+                task.cancel()
+            await asyncio.gather(*self._scrapes, return_exceptions=True)
+            for service in list(self._services):
+                self._forget(service)
+
+    def _begin(self, elapsed_s: float, now_s: float) -> None:
+        """Whose turn it is joins the lane; who may begin begins."""
+        for service in [s for s, e in self._services.items() if now_s - e.at_s > FORGOTTEN_AFTER_S]:
+            self._forget(service)
+        while self._due and self._due[0][0] <= now_s:
+            due_s, number, pod = heappop(self._due)
+            lane = self._answering if pod.answers else self._others
+            heappush(lane.turns, (pod.failures, due_s, number, pod))
+        for lane in (self._answering, self._others):
+            for pod in lane.begin(elapsed_s):
+                task = asyncio.create_task(self._scrape(pod, lane))
+                self._scrapes.add(task)
+                task.add_done_callback(self._scrapes.discard)
+
+    async def _scrape(self, pod: _Pod, lane: _Lane) -> None:
+        pod.busy = True
+        try:
+            answer = await pod.kept.get(
+                timeout_s=SCRAPE_TIMEOUT_S,
+                max_bytes=SCRAPE_MAX_BYTES,
+                close=pod not in self._open and len(self._open) >= KEPT_MOST,
+            )
+        finally:
+            pod.busy = False
+            lane.running -= 1
+        (self._open.add if pod.kept.open else self._open.discard)(pod)
+        page = page_of(pod.kept.at, answer)
+        if isinstance(page, NoReading):
+            pod.why = page.why
+            pod.failures += 1
+        else:
+            pod.last = followed_up(page, at_s=self._clock.now_s(), before=pod.last)
+            pod.failures = 0
+        if pod.expected:
+            back_off_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
+            self._when(pod, min(back_off_s, LONGEST_BACK_OFF_S))
+        else:
+            self._drop(pod)
+
+    def _when(self, pod: _Pod, in_s: float) -> None:
+        in_s *= 1 + self._random.uniform(-JITTER_RATIO, JITTER_RATIO)
+        heappush(self._due, (self._clock.now_s() + in_s, next(self._number), pod))
+
+    def _forget(self, service: ServiceId) -> None:
+        for pod in self._services.pop(service).pods.values():
+            self._drop(pod)
+
+    def _drop(self, pod: _Pod) -> None:
+        """It is not asked again; a scrape that runs ends by itself."""
+        pod.expected = False
+        if not pod.busy:
+            pod.kept.close()
+            self._open.discard(pod)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The totals of one service, whoever counts: its pods' engines where they tell, else the activator.
+
+A total never falls; a request that arrives anywhere makes `requests` rise; what both count is
+counted once, but for one request a look: rather one too many than one taken for known. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from autoscaler.adapters.engines.growth import Growth, Look
+from autoscaler.core.routes import Demand
+from autoscaler.core.signals import Measure, NoReading
+
+# What a counter grew by while nobody read it for longer than this came nobody knows when: added
+# at once it would look like a burst.
+LONGEST_GAP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    """`first`: the sum of counters that were seen for the first time; how old it is, none knows."""
+
+    by: float = 0.0
+    first: float = 0.0
+
+
+@dataclass(slots=True)
+class _Engines:
+    """One total of all engines together."""
+
+    measure: Measure
+    growth: Growth = field(default_factory=Growth)
+    told_at_s: dict[str, float] = field(default_factory=dict)
+
+    def grown(self, looks: Mapping[str, Look], *, now_s: float) -> _Grown | None:
+        """Since they were last asked; None where no pod tells."""
+        oldest_s = now_s - LONGEST_GAP_S
+        self.told_at_s = {pod: at_s for pod, at_s in self.told_at_s.items() if at_s >= oldest_s}
+        self.growth.forget_all_but(self.told_at_s)
+        by, first, told = 0.0, 0.0, False
+        for pod, look in looks.items():
+            counters = look.page.values.get(self.measure)
+            if not isinstance(counters, Mapping):
+                continue
+            told = True
+            self.told_at_s[pod] = look.at_s
+            grown = self.growth.add(pod, counters)
+            by += grown or 0.0
+            first += sum(counters.values()) if grown is None else 0.0
+        return _Grown(by, first) if told else None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """`enter` what was seen, at every look; the four totals are there to be read."""
+
+    requests: float = 0.0
+    request_s: float = 0.0
+    held_s: float = 0.0
+    tokens: float = 0.0
+    _activator: Demand | None = None  # as last told
+    _requests: _Engines = field(default_factory=lambda: _Engines(Measure.REQUESTS_TOTAL))
+    _request_s: _Engines = field(default_factory=lambda: _Engines(Measure.REQUEST_SECONDS_TOTAL))
+    _tokens: _Engines = field(default_factory=lambda: _Engines(Measure.TOKENS_TOTAL))
+    _engines_count: bool = False
+    # Requests counted at the activator, which the engines will show too.
+    _to_come: float = 0.0
+
+    def enter(self, demand: Demand | NoReading, looks: Mapping[str, Look], *, now_s: float) -> None:
+        """`looks`: what the ready pods said lately, of those that said anything."""
+        before = self._activator
+        told = before if isinstance(demand, NoReading) else demand
+        self._activator = told
+        self.requests += self._arrived(before, told, self._requests.grown(looks, now_s=now_s))
+        inside = self._request_s.grown(looks, now_s=now_s)
+        held_s, all_s = 0.0, 0.0
+        if before is not None and told is not None:
+            held_s = max(0.0, told.held_seconds_total - before.held_seconds_total)
+            all_s = max(0.0, told.request_seconds_total - before.request_seconds_total)
+        self.held_s += held_s
+        self.request_s += all_s if inside is None else held_s + inside.by
+        tokens = self._tokens.grown(looks, now_s=now_s)
+        self.tokens += 0.0 if tokens is None else tokens.by
+
+    def _arrived(self, before: Demand | None, told: Demand | None, grown: _Grown | None) -> float:
+        """How many requests came since the last look."""
+        outstanding = max(_outstanding(before), _outstanding(told))
+        counted, self._engines_count = self._engines_count, grown is not None
+        if grown is None:
+            return _risen(before, told)
+        arrived = 0.0
+        if not counted:  # they begin to count: what the activator has, it has counted
+            arrived = _risen(before, told)
+            self._to_come = outstanding
+        shown = grown.by + grown.first
+        arrived += max(grown.by - self._to_come, 1.0 if shown else 0.0)
+        # A request that left the activator in another way than to a pod is not to come any more.
+        self._to_come = min(max(self._to_come - shown, 0.0), outstanding)
+        return arrived
+
+
+def _outstanding(demand: Demand | None) -> int:
+    return 0 if demand is None else demand.held + demand.in_flight
+
+
+def _risen(before: Demand | None, told: Demand | None) -> float:
+    """By how much the activators' count rose; one, where it is new or fell: some began anew."""
+    if told is None:
+        return 0.0
+    if before is None or told.requests_total < before.requests_total:
+        return min(1.0, told.requests_total)
+    return told.requests_total - before.requests_total
