@@ -204,6 +204,8 @@ class Lab:
         component = self._ours("kserve", "tests.lab.kserve", "--kubeconfig", str(self.kubeconfig))
         self._components["kserve"] = component
         component.start()
+        # The API server is busy for a while with so many new kinds.
+        self.wait_for(lambda: "kserve_stands_in" in component.tail(), what="KServe", within_s=60)
 
     # How it is made
 
