@@ -191,7 +191,10 @@ class Lab:
         )
 
     def kserve(self) -> None:
-        """Install KServe's own CRDs and the stand-in for its controller. Raises `LabError`."""
+        """Install KServe's own CRDs and the stand-in for its controller; it works then.
+
+        Raises `LabError`.
+        """
         if "kserve" in self._components:
             return
         archive = kserve_crds()
@@ -205,7 +208,7 @@ class Lab:
         self._components["kserve"] = component
         component.start()
         # The API server is busy for a while with so many new kinds.
-        self.wait_for(lambda: "kserve_stands_in" in component.tail(), what="KServe", within_s=60)
+        self.wait_for(lambda: "kserve_stands_in" in component.tail(50), what="KServe", within_s=60)
 
     # How it is made
 
