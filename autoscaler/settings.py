@@ -276,7 +276,8 @@ def _worker_command(models: Mapping[str, Path], slots: int | None) -> tuple[str,
     start = (sys.executable, "-m", "autoscaler.cli", "worker")
     # The activator sends no more than `slots` at once, so that is all a worker ever has to queue.
     bounds = ("--host", "{host}", "--port", "{port}", "--max-queue-size", str(slots))
-    return (*start, *served, *bounds)
+    # It is told to stop once the activator has no more for it: nobody is left to linger for.
+    return (*start, *served, "--linger-s", "0", *bounds)
 
 
 def _check_addresses(

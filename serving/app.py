@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes in, bytes out, and the end: the ASGI application, the server around it, and the drain.
+"""Bytes in, bytes out, and the end: the ASGI application, and its life from load to drain.
 
 A plain ASGI callable: a framework would cost each start 60 ms and each request its layers.
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,14 @@ from serving.protocols.http import (
     to_json,
 )
 from serving.protocols.routes import Found, find
+from serving.server import Connection, Server
 from serving.settings import Settings
 from serving.worker import Worker
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies: the side that sends must close first
-_LOOK_S = 0.02  # how often a drain looks whether it is done
+_FAILED_LOAD_S = 1.0  # for requests to the models that did load
 
 
 class App:
@@ -88,7 +88,7 @@ class App:
         started_s = time.perf_counter()
         code = 500
         if counts is not None:
-            counts.in_flight += 1
+            counts.arrive(started_s)
         try:
             answer = await self._run(found, scope, receive)
             code = answer.status
@@ -101,15 +101,15 @@ class App:
             code = CLIENT_LEFT
             raise
         finally:
-            worker.latest_request_s = time.perf_counter()
+            ended_s = time.perf_counter()
             if counts is None:
                 worker.telemetry.strays[protocol, code] += 1
             else:
-                counts.in_flight -= 1
+                counts.leave(ended_s)
                 counts.requests[protocol, code] += 1
-                counts.request_s.observe(time.perf_counter() - started_s)
+                counts.request_s.observe(ended_s - started_s)
                 if code == 200:
-                    counts.answered_s += time.perf_counter() - started_s
+                    counts.answered_s += ended_s - started_s
 
     async def _send(self, answer: Answer, send: Send) -> None:
         headers = [
@@ -123,85 +123,84 @@ class App:
         await send({"type": "http.response.body", "body": answer.body})
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its way of ending: `_Life` decides when, after the drain."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Also say that the socket listens."""
-        await super().startup(sockets=sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `_Life`."""
-        yield
-
-
 class _Life:
-    """From listening to leaving. `status` is what the process ends with."""
+    """From listening to leaving. `status` is what the process ends with.
 
-    def __init__(self, worker: Worker, server: _Server) -> None:
+    On SIGTERM: 1. not ready any more, and every answer says `Connection: close`; 2. whoever comes
+    is served for the linger, since routes still lead here; 3. `Server.shutdown`.
+    """
+
+    def __init__(self, worker: Worker, server: Server) -> None:
         self.status = 0
         self.orderly = (
             True  # False: a thread may still be at work, the process must not wait for it
         )
         self._worker = worker
         self._server = server
-        self._draining: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     async def run(self, bound: socket.socket) -> None:
-        """Listen, load, serve until a signal, drain."""
+        """Listen, load, serve until a signal, linger, drain."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        loading = asyncio.ensure_future(self._load(bound))
+        if self._worker.settings.listen_late and not await self._load():
+            self._worker.close()
+            return
+        loading = asyncio.ensure_future(self._listening(bound))
         await self._server.serve(sockets=[bound])
+        if self._server.unanswered:
+            self.status, self.orderly = 1, False
+        if self._leaving is not None:
+            event("leaving", cut_off=self._server.unanswered)
         if not loading.done():
             loading.cancel()
             self.orderly = False
         self._worker.close()
 
-    async def _load(self, bound: socket.socket) -> None:
+    async def _listening(self, bound: socket.socket) -> None:
+        """Say that the port is open, and load what is not loaded yet."""
         await self._server.listening.wait()
         host, port = bound.getsockname()[:2]
         event("listening", host=host, port=port, pid=os.getpid())
+        if not self._worker.settings.listen_late and not await self._load():
+            self._server.leave(within_s=_FAILED_LOAD_S)
+
+    async def _load(self) -> bool:
+        """Load all models; false if one cannot be, and the process is to end."""
         try:
             await self._worker.load_all()
         except ModelNotLoaded as e:
             sys.stderr.write(f"tidegate worker: {e}\n")
             self.status = 1
-            self._server.should_exit = True
-            return
+            return False
         event("ready", models=self._worker.names, since_process_start_s=_age_s())
+        return True
 
     def _on_signal(self, number: int) -> None:
-        if self._draining is not None:
+        if self._leaving is not None:
             os._exit(128 + number)
+        linger_s = self._linger_s(number)
         self._worker.draining = True
-        self._draining = asyncio.ensure_future(self._drain(signal.Signals(number).name))
+        name = signal.Signals(number).name
+        event("draining", signal=name, in_flight=self._worker.in_flight, linger_s=linger_s)
+        self._leaving = asyncio.ensure_future(self._leave(linger_s))
 
-    async def _drain(self, why: str) -> None:
-        """Wait until nothing is in flight and all is quiet, but no longer than the grace."""
-        worker, settings = self._worker, self._worker.settings
-        clock = time.perf_counter
-        began_s = clock()
-        event("draining", signal=why, in_flight=worker.in_flight)
-        while clock() - began_s < settings.drain_grace_s:
-            quiet_s = clock() - max(worker.latest_request_s, began_s)
-            if worker.in_flight == 0 and quiet_s >= settings.drain_quiet_s:
-                break
-            await asyncio.sleep(_LOOK_S)
-        if worker.in_flight:
-            self.status, self.orderly = 1, False
-            self._server.force_exit = True
-        left_s = settings.drain_grace_s - (clock() - began_s)
-        self._server.config.timeout_graceful_shutdown = max(1, int(left_s))  # for the last arrivals
-        event("leaving", cut_off=worker.in_flight, drained_s=round(clock() - began_s, 3))
-        self._server.should_exit = True
+    def _linger_s(self, number: int) -> float:
+        """How long newcomers are still welcome.
+
+        All of it, also when none comes: routes lag by the clock, and where a request comes every
+        two seconds, one second of silence does not say that they have changed. None where no route
+        leads here yet, and none on Ctrl-C: a terminal has no routes.
+        """
+        settings = self._worker.settings
+        if number != signal.SIGTERM or not self._worker.ready:
+            return 0.0
+        return min(settings.linger_s, settings.drain_grace_s)
+
+    async def _leave(self, linger_s: float) -> None:
+        await asyncio.sleep(linger_s)
+        self._server.leave(within_s=self._worker.settings.drain_grace_s - linger_s)
 
 
 def run(settings: Settings, bound: socket.socket) -> int:
@@ -213,16 +212,15 @@ def run(settings: Settings, bound: socket.socket) -> int:
     worker = Worker(settings)
     config = uvicorn.Config(
         App(worker),
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=1,
     )
-    life = _Life(worker, _Server(config))
+    life = _Life(worker, Server(config))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(life.run(bound))
         if not life.orderly:

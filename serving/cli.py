@@ -38,7 +38,9 @@ Speaks KServe V1 (/v1/models/NAME:predict) and the Open Inference Protocol V2
 (/v2/models/NAME/infer, JSON and binary tensors; NaN and infinities are null in JSON and exact in
 binary). /v2/health/live is true as soon as the socket listens, /v2/health/ready once every model is
 loaded. /metrics has queue depth, latency and batch sizes for each model. SIGTERM: not ready any
-more, what is in flight is finished, then the worker leaves; a second signal ends it at once.
+more; whoever still comes is answered with Connection: close, for --linger-s; then nobody new is
+taken in, what is in flight is finished, idle connections are closed, and the worker leaves. Ctrl-C:
+the same without lingering. A second signal ends it at once.
 
 Exit status: 0 after SIGTERM, 1 when a model does not load or requests had to be cut off, 2 when
 what was typed cannot be used.
@@ -73,9 +75,12 @@ def worker(
     drain_grace: Annotated[
         str, typer.Option(metavar="DURATION", help=about("drain_grace_s"))
     ] = as_seconds(DEFAULTS.drain_grace_s),
-    drain_quiet: Annotated[
-        str, typer.Option(metavar="DURATION", help=about("drain_quiet_s"))
-    ] = as_seconds(DEFAULTS.drain_quiet_s),
+    linger_s: Annotated[
+        float, typer.Option(metavar="SECONDS", help=about("linger_s"))
+    ] = DEFAULTS.linger_s,
+    listen_late: Annotated[
+        bool, typer.Option("--listen-late", help=about("listen_late"))
+    ] = DEFAULTS.listen_late,
     unsafe_pickle: Annotated[
         bool, typer.Option("--unsafe-pickle", help=about("unsafe_pickle"))
     ] = DEFAULTS.unsafe_pickle,
@@ -96,7 +101,8 @@ def worker(
             max_queue_size=max_queue_size,
             max_body_bytes=size_bytes("--max-body", max_body),
             drain_grace_s=seconds("--drain-grace", drain_grace),
-            drain_quiet_s=seconds("--drain-quiet", drain_quiet),
+            linger_s=linger_s,
+            listen_late=listen_late,
             unsafe_pickle=unsafe_pickle,
             trusted_types=tuple(trust or ()),
         )

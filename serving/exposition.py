@@ -5,6 +5,7 @@ start 50 ms.
 `nv_inference_*` repeat counts under the names that dashboards and perf_analyzer know from Triton.
 """
 
+import time
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -39,6 +40,21 @@ GAUGES: tuple[tuple[str, str, Callable[[ModelCounts], float | None]], ...] = (
         lambda m: m.load_s,
     ),
 )
+# Counters, because a gauge forgets what came and went between two scrapes.
+DEMAND: tuple[tuple[str, str, Callable[[ModelCounts, float], float]], ...] = (
+    (
+        "tidegate_worker_requests_arrived",
+        "Inference requests that arrived, whatever became of them.",
+        lambda m, _now_s: m.arrived,
+    ),
+    (
+        "tidegate_worker_request_seconds",
+        "Time spent by inference requests inside the worker, waiting or running, those that are"
+        " still inside included: the integral of tidegate_worker_requests_in_flight. Its increase"
+        " over a span, divided by the span, is the exact mean of requests in flight.",
+        lambda m, now_s: m.request_seconds(now_s),
+    ),
+)
 HISTOGRAMS: tuple[tuple[str, str, Callable[[ModelCounts], Histogram]], ...] = (
     (
         "tidegate_worker_request_duration_seconds",
@@ -66,10 +82,11 @@ TRITON: tuple[tuple[str, str, Callable[[ModelCounts], float]], ...] = (
 
 
 class WorkerCollector(Collector):
-    """Reads the counts at the moment of the scrape."""
+    """Reads the counts at `now_s`, the moment of the scrape."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, *, now_s: float) -> None:
         self._telemetry = telemetry
+        self._now_s = now_s
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, each with one sample a model."""
@@ -82,6 +99,11 @@ class WorkerCollector(Collector):
                 if value is not None:
                     family.add_metric([model], value)
             yield family
+        for name, about, demand in DEMAND:
+            counter = CounterMetricFamily(name, about, labels=["model"])
+            for model, counts in models.items():
+                counter.add_metric([model], demand(counts, self._now_s))
+            yield counter
         for name, about, histogram in HISTOGRAMS:
             histograms = HistogramMetricFamily(name, about, labels=["model"])
             for model, counts in models.items():
@@ -124,5 +146,5 @@ class WorkerCollector(Collector):
 def text(telemetry: Telemetry) -> bytes:
     """Everything, in Prometheus' text format, from a registry that holds nothing else."""
     registry = CollectorRegistry()
-    registry.register(WorkerCollector(telemetry))
+    registry.register(WorkerCollector(telemetry, now_s=time.perf_counter()))
     return generate_latest(registry)

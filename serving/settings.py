@@ -54,12 +54,21 @@ class Settings:
         64 * 2**20, "bytes", "Largest request body (64Mi), also once unpacked; more is a 413."
     )
     drain_grace_s: float = _knob(
-        30.0, "seconds", "After SIGTERM: how long requests may take to finish (30s)."
-    )
-    drain_quiet_s: float = _knob(
-        0.5,
+        30.0,
         "seconds",
-        "After SIGTERM: leave once no request came for this long; raise it where routes lag.",
+        "After SIGTERM: how long requests may take to finish (30s); lingering is part of it.",
+    )
+    linger_s: float = _knob(
+        3.0,
+        "seconds",
+        "After SIGTERM: how long new connections are still taken in, not being ready any more:"
+        " kube-proxy sends them for 1 to 2 s. 0 where nobody sends here any more.",
+    )
+    listen_late: bool = _knob(
+        False,
+        "yes/no",
+        "Open the port only once all models are loaded: for probes that merely connect, such as"
+        " those that KServe gives its own servers.",
     )
     unsafe_pickle: bool = _knob(
         False, "yes/no", "Serve .pkl and .joblib too. Reading one runs the code in it."
@@ -99,13 +108,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_queue_size": (1, 1_000_000),
     "max_body_bytes": (1, 2**40),
     "drain_grace_s": (0, 86_400),
-    "drain_quiet_s": (0, 3_600),
+    "linger_s": (0, 3_600),
 }
 _FLAGS = {
     "max_queue_delay_s": "--max-queue-delay (seconds)",
     "max_body_bytes": "--max-body (bytes)",
     "drain_grace_s": "--drain-grace (seconds)",
-    "drain_quiet_s": "--drain-quiet (seconds)",
 }
 
 

@@ -50,10 +50,12 @@ def _rows() -> Histogram:
 class ModelCounts:
     """Everything counted for one model. `load_s` and `loaded_bytes` are None until it is loaded.
 
+    `in_flight` and `arrived` change by `arrive` and `leave` alone, which keep `request_seconds`.
     `answered_s`: the part of `request_s` that was spent on requests answered well.
     """
 
     in_flight: int = 0
+    arrived: int = 0
     queued: int = 0
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     request_s: Histogram = field(default_factory=_seconds)
@@ -67,6 +69,28 @@ class ModelCounts:
     executions: int = 0
     load_s: float | None = None
     loaded_bytes: int | None = None
+    # The integral of `in_flight` over time, up to `_counted_at_s`.
+    _past_request_s: float = field(default=0.0, init=False)
+    _counted_at_s: float = field(default=0.0, init=False)
+
+    def arrive(self, now_s: float) -> None:
+        """One more request is inside. `now_s` never goes back from call to call."""
+        self._count_up_to(now_s)
+        self.in_flight += 1
+        self.arrived += 1
+
+    def leave(self, now_s: float) -> None:
+        """One of those inside is gone, answered or not."""
+        self._count_up_to(now_s)
+        self.in_flight -= 1
+
+    def request_seconds(self, now_s: float) -> float:
+        """The integral of `in_flight` over time, up to now: also of requests that still run."""
+        return self._past_request_s + self.in_flight * (now_s - self._counted_at_s)
+
+    def _count_up_to(self, now_s: float) -> None:
+        self._past_request_s = self.request_seconds(now_s)
+        self._counted_at_s = now_s
 
 
 @dataclass(slots=True)

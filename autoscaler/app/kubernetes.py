@@ -107,8 +107,7 @@ class KubernetesController:
             demand_of=self._routes.demand,
             heard_at_s=self._hub.heard_at_s,
             share_ratio=self._hub.share_ratio,
-            pods_of=self._cluster.pods_of,
-            places=self._cluster.all_metrics_places,
+            ready_pods=self._cluster.metrics_places,
         )
         self._events = EventRecorder(api, component="tidegate-controller", instance=place.pod)
         self._annotations = AnnotationWriter(api)
@@ -184,9 +183,9 @@ class KubernetesController:
             await asyncio.wait((working, stopping, *beside), return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
-            for task in beside:
-                if task.done():
-                    task.result()
+            for other in beside:
+                if other.done():
+                    other.result()
             return working.done() and not self._stop.is_set()
         finally:
             for task in (working, stopping):

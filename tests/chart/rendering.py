@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ class Rendered:
     def pods(self) -> dict[str, Manifest]:
         """Pod templates by the name of their Deployment."""
         return {one["metadata"]["name"]: one["spec"]["template"] for one in self.of("Deployment")}
+
+    def config(self) -> dict[str, Any]:
+        """The controller's config file, parsed."""
+        text = self.one("ConfigMap", "tidegate-controller")["data"]["tidegate.toml"]
+        return tomllib.loads(text)
 
     def containers(self) -> Iterator[Manifest]:
         for pod in self.pods().values():

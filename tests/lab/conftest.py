@@ -2,12 +2,13 @@
 """One lab for all its tests; they come last, since from then on the process has another network."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.lab import build, network
-from tests.lab.lab import Lab
+from tests.lab.installed import Tidegate
+from tests.lab.lab import Lab, kserve_crds
 
 REQUIRED = "TIDEGATE_LAB_REQUIRED"  # set where a lab that cannot be is a failure
 
@@ -45,6 +46,16 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
             _tell(request, f"lab: its logs are kept in {lab.folder}")
 
 
+@pytest.fixture(scope="session")
+def tidegate(lab: Lab) -> Tidegate:
+    """Tidegate as its chart installs it, once for all tests."""
+    if kserve_crds() is not None:
+        lab.kserve()  # first: a kind that is installed later is found within a minute
+    tidegate = Tidegate(lab)
+    tidegate.install()
+    return tidegate
+
+
 def _tell(request: pytest.FixtureRequest, line: str) -> None:
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
@@ -52,9 +63,11 @@ def _tell(request: pytest.FixtureRequest, line: str) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows what the lab's components said last."""
-    report: pytest.TestReport = yield  # type: ignore[misc]
+    report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.failed and isinstance(lab, Lab):
         report.sections.append(("lab logs", lab.logs()))

@@ -48,6 +48,9 @@ CONTROLLERS: Final = (
     "*,-nodeipam,-node-route-controller,-cloud-node-lifecycle-controller,-service-lb-controller"
 )
 
+# Their own limits (20 a second) cost four seconds of the start, and minutes of 10,000 pods.
+UNHURRIED: Final = ("--kube-api-qps=1000", "--kube-api-burst=2000")
+
 
 class LabError(Exception):
     """The lab did not do as it was told; the message has the tail of the log that says why."""
@@ -188,7 +191,10 @@ class Lab:
         )
 
     def kserve(self) -> None:
-        """Install KServe's own CRDs and the stand-in for its controller. Raises `LabError`."""
+        """Install KServe's own CRDs and the stand-in for its controller; it works then.
+
+        Raises `LabError`.
+        """
         if "kserve" in self._components:
             return
         archive = kserve_crds()
@@ -201,6 +207,8 @@ class Lab:
         component = self._ours("kserve", "tests.lab.kserve", "--kubeconfig", str(self.kubeconfig))
         self._components["kserve"] = component
         component.start()
+        # The API server is busy for a while with so many new kinds.
+        self.wait_for(lambda: "kserve_stands_in" in component.tail(50), what="KServe", within_s=60)
 
     # How it is made
 
@@ -284,6 +292,8 @@ class Lab:
             "--service-account-key-file=sa.pub",
             "--service-account-signing-key-file=sa.key",
             "--cert-dir=certs",
+            # Without it a stop waits as long as anyone watches.
+            "--shutdown-watch-termination-grace-period=1s",
         )
         yield kube(
             "kube-controller-manager",
@@ -293,8 +303,9 @@ class Lab:
             "--use-service-account-credentials=true",
             "--leader-elect=false",
             f"--controllers={CONTROLLERS}",
+            *UNHURRIED,
         )
-        yield kube("kube-scheduler", as_user("kube-scheduler"), "--leader-elect=false")
+        yield kube("kube-scheduler", as_user("kube-scheduler"), "--leader-elect=false", *UNHURRIED)
         yield kube(
             "kube-proxy",
             as_user("kube-proxy"),

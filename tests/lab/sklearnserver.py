@@ -44,7 +44,8 @@ def iris(cache: Path) -> Path:
 def main() -> None:
     args, _ignored = arguments()
     model = args.model_dir if has_model(args.model_dir) else iris(args.cache)
-    worker = ("-m", "autoscaler.cli", "worker", "--unsafe-pickle")
+    # As KServe's own servers do: its TCP probe would find a port that is open too early ready.
+    worker = ("-m", "autoscaler.cli", "worker", "--unsafe-pickle", "--listen-late")
     listen = ("--host", os.environ["POD_IP"], "--port", args.http_port)
     command = (sys.executable, *worker, *listen, "--model", f"{args.model_name}={model}")
     os.execv(sys.executable, command)  # noqa: S606  our own worker

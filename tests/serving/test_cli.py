@@ -189,6 +189,6 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 def test_the_defaults_that_help_shows_are_read_back_as_the_defaults() -> None:
     """Help prints durations and sizes as one would type them; typing them changes nothing."""
-    for value_s in (DEFAULTS.max_queue_delay_s, DEFAULTS.drain_grace_s, DEFAULTS.drain_quiet_s):
+    for value_s in (DEFAULTS.max_queue_delay_s, DEFAULTS.drain_grace_s):
         assert seconds("--x", as_seconds(value_s)) == value_s
     assert size_bytes("--max-body", as_size(DEFAULTS.max_body_bytes)) == DEFAULTS.max_body_bytes

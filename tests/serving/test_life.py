@@ -49,7 +49,7 @@ def _running_and_queued(
 
 def _worker_of_work(models: Path, tmp_path: Path, *flags: str) -> RunningWorker:
     worker = RunningWorker(
-        tmp_path / "stderr", "--model", f"work={models / 'work.onnx'}", "--drain-quiet", "0", *flags
+        tmp_path / "stderr", "--model", f"work={models / 'work.onnx'}", "--linger-s", "0", *flags
     )
     worker.until_ready()
     _in_flight(worker)  # the first scrape imports the client library: not while a test waits
@@ -113,7 +113,7 @@ def test_a_request_longer_than_the_grace_is_cut_off_and_the_status_says_so(
 
 
 def test_a_signal_while_models_load_ends_the_worker_with_0(models: Path, tmp_path: Path) -> None:
-    flags = ("--model", f"iris={models / 'iris.skops'}", "--drain-quiet", "0")
+    flags = ("--model", f"iris={models / 'iris.skops'}", "--linger-s", "0")
     with RunningWorker(tmp_path / "stderr", *flags) as worker:
         assert worker.http.get("/v2/health/live").status_code == 200
         loading = worker.http.get("/v2/health/ready")
@@ -139,6 +139,28 @@ def test_a_full_queue_answers_503_with_the_seconds_after_which_to_retry(
         assert [a.result().status_code for a in accepted] == [200, 200]
         rejected = worker.metric("nv_inference_request_failure", reason="REJECTED")
         assert rejected == 1
+
+
+def test_demand_is_counted_while_requests_still_run_and_after_they_came_and_went(
+    models: Path, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    def arrived() -> float:
+        return worker.metric("tidegate_worker_requests_arrived_total", model="work")
+
+    def request_s() -> float:
+        return worker.metric("tidegate_worker_request_seconds_total", model="work")
+
+    with _worker_of_work(models, tmp_path) as worker:
+        assert (arrived(), request_s()) == (0, 0)
+        answers = _running_and_queued(worker, pool, LONG)
+        early = request_s()
+        until("time spent inside grows while requests run", lambda: request_s() > early)
+        assert arrived() == 2
+        assert [a.result().status_code for a in answers] == [200, 200]
+        until("nothing is left", lambda: _in_flight(worker) == 0)
+        inside_s = worker.metric("tidegate_worker_request_duration_seconds_sum", model="work")
+        assert request_s() == pytest.approx(inside_s)
+        assert arrived() == 2
 
 
 def test_a_client_that_leaves_while_queued_leaves_the_queue_too(
@@ -206,3 +228,12 @@ def test_a_model_that_mixes_rows_is_found_out_and_never_batched_again(
 
         assert list(pool.map(distinct, [3, 3])) == [[3.0, 3.0], [3.0, 3.0]]
         assert distinct(7) == [7.0, 7.0]  # alone, and without waiting for company
+
+
+def test_told_to_listen_late_the_port_opens_only_once_the_models_are_loaded(
+    models: Path, tmp_path: Path
+) -> None:
+    """A probe that merely connects finds nobody until requests can be served."""
+    with _worker_of_work(models, tmp_path, "--listen-late") as worker:
+        said = events(worker.log)
+    assert said.index("ready") < said.index("listening")

@@ -330,7 +330,7 @@ class KubeApi:
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket for what `getaddrinfo` found, that asks now and then whether its peer still lives."""
+    """A socket for what `getaddrinfo` found, which notices when its peer is gone."""
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():

@@ -166,15 +166,6 @@ class KubernetesCluster:
 
     # What others ask
 
-    def pods_of(self, service: ServiceId) -> Mapping[str, bool]:
-        """A service's pods by name, and whether each takes requests."""
-        governed = self.governed.get(service)
-        pods = {} if governed is None else self._inventory.pods_of(governed.target)
-        return {pod.name: pod.ready and not pod.deleting for pod in pods.values()}
-
-    def all_metrics_places(self) -> Mapping[ServiceId, Mapping[str, At | None]]:
-        return {service: self.metrics_places(service) for service in self.governed}
-
     def metrics_places(self, service: ServiceId) -> Mapping[str, At | None]:
         """Each ready pod of a service -> where its metrics are; None where nothing tells."""
         governed = self.governed.get(service)
@@ -415,4 +406,4 @@ def _state(pod: Pod) -> ReplicaState:
 
 
 def _words(wanted: Wanted) -> str:
-    return "; ".join(problem.text for problem in wanted.problems)
+    return "; ".join(map(str, wanted.problems))

@@ -306,9 +306,17 @@ def _concerns(change: Change, place: Place, query: dict[str, str]) -> bool:
 
 def _selected(raw: Raw, query: dict[str, str]) -> bool:
     name = query.get("fieldSelector", "").removeprefix("metadata.name=")
-    pairs = [pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair]
     labels = raw["metadata"].get("labels", {})
-    return name in {"", raw["metadata"]["name"]} and all(labels.get(n) == v for n, v in pairs)
+    terms = [term for term in query.get("labelSelector", "").split(",") if term]
+    return name in {"", raw["metadata"]["name"]} and all(_meets(labels, term) for term in terms)
+
+
+def _meets(labels: Raw, term: str) -> bool:
+    """`NAME`, `NAME=VALUE` or `NAME!=VALUE`; who lacks the label meets the last."""
+    name, sign, value = term.partition("=")
+    if name.endswith("!"):
+        return bool(labels.get(name.removesuffix("!")) != value)
+    return name in labels and (not sign or bool(labels[name] == value))
 
 
 def _merged(old: Any, patch: Any) -> Any:

@@ -50,17 +50,18 @@ def a_service(name: str = "iris", *, namespace: str = "shop", **selector: str) -
 TARGET = a_workload().key
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_pods_and_services_find_their_target_in_any_order(order: tuple[int, ...]) -> None:
     """A watch promises nothing about which kind of object is heard of first."""
     inventory = Inventory()
-    tell = [
-        lambda: inventory.workload_changed(None, a_workload()),
-        lambda: inventory.pod_changed(None, a_pod()),
-        lambda: inventory.service_changed(None, a_service()),
-    ]
     for number in order:
-        tell[number]()
+        match number:
+            case 0:
+                inventory.workload_changed(None, a_workload())
+            case 1:
+                inventory.pod_changed(None, a_pod())
+            case _:
+                inventory.service_changed(None, a_service())
     assert [pod.name for pod in inventory.pods_of(TARGET).values()] == ["iris-1"]
     assert [service.name for service in inventory.services_of(TARGET)] == ["iris"]
 
