@@ -121,7 +121,8 @@ class Informer(Generic[T]):
     def heard_at_s(self) -> float | None:
         """When the API server last spoke of this, on the clock given; None: not of all of it yet.
 
-        Of a quiet resource it speaks about once a minute, by bookmarks.
+        Of a quiet resource it speaks by bookmarks alone, and the first takes up to two minutes;
+        `trouble` tells within seconds that the connection is lost.
         """
         heard = [scope.heard_at_s for scope in self._scopes]
         return None if None in heard else min(at for at in heard if at is not None)

@@ -3,10 +3,14 @@
 
 import asyncio
 from pathlib import Path
+from time import monotonic
 
+import certifi
 import orjson
 import pytest
+from kubernetes.aio.config import incluster_config
 
+from autoscaler.adapters.kubernetes import credentials
 from autoscaler.adapters.kubernetes.api import KubeApi, Limits
 from autoscaler.adapters.kubernetes.credentials import Credentials
 from autoscaler.adapters.kubernetes.errors import (
@@ -114,8 +118,8 @@ async def test_a_token_that_ran_out_is_read_anew_once(
 ) -> None:
     server.token = "new"  # noqa: S105
     await server.put(PATH, {})
-    credentials = Credentials(server.kubeconfig(tmp_path, token="old"))  # noqa: S106
-    async with KubeApi(credentials) as api:
+    who = Credentials(server.kubeconfig(tmp_path, token="old"))  # noqa: S106
+    async with KubeApi(who) as api:
         server.kubeconfig(tmp_path, token="new")  # noqa: S106
         await asyncio.gather(*(api.get(PATH) for _ in range(5)))
         await api.get(PATH)
@@ -128,15 +132,17 @@ async def test_credentials_that_stay_wrong_are_an_error_not_a_loop(
     server.token = "other"  # noqa: S105
     with pytest.raises(Unauthorized, match="check the token"):
         await api.get(PATH)
-    assert len(server.asked) == 2
+    with pytest.raises(Unauthorized):
+        await api.get(PATH)
+    assert len(server.asked) == 4
 
 
 async def test_a_server_that_does_not_answer_is_left_after_a_time(
     tmp_path: Path, server: FakeApiServer
 ) -> None:
     server.held.clear()
-    credentials = Credentials(server.kubeconfig(tmp_path))
-    async with KubeApi(credentials, limits=Limits(request_s=0.1)) as api:
+    who = Credentials(server.kubeconfig(tmp_path))
+    async with KubeApi(who, limits=Limits(request_s=0.1)) as api:
         with pytest.raises(Unreachable, match=f"cannot get {PATH}: no answer in time"):
             await api.get(PATH)
     server.held.set()
@@ -162,8 +168,8 @@ async def test_no_more_requests_are_under_way_than_allowed(
 ) -> None:
     await server.put(PATH, {})
     server.held.clear()
-    credentials = Credentials(server.kubeconfig(tmp_path))
-    async with KubeApi(credentials, limits=Limits(at_once=3)) as api:
+    who = Credentials(server.kubeconfig(tmp_path))
+    async with KubeApi(who, limits=Limits(at_once=3)) as api:
         asking = [asyncio.create_task(api.get(PATH)) for _ in range(9)]
         await until(lambda: len(server.asked) == 3, "three requests")
         server.held.set()
@@ -193,8 +199,8 @@ async def test_a_line_cut_off_is_never_handed_over(api: KubeApi, server: FakeApi
 
 async def test_a_watch_that_falls_silent_is_given_up(tmp_path: Path, server: FakeApiServer) -> None:
     """A connection whose other end is gone says nothing, not even that."""
-    credentials = Credentials(server.kubeconfig(tmp_path))
-    async with KubeApi(credentials, limits=Limits(silence_s=0.1)) as api:
+    who = Credentials(server.kubeconfig(tmp_path))
+    async with KubeApi(who, limits=Limits(silence_s=0.1)) as api:
         lines = api.watch(PODS.path(), {"resourceVersion": "1", "timeoutSeconds": 60})
         assert await anext(lines) == b""
         with pytest.raises(Unreachable):
@@ -221,6 +227,29 @@ async def test_outside_a_pod_and_without_a_kubeconfig_it_says_so(
     with pytest.raises(GiveUp, match="service account of this pod"):
         async with KubeApi.connect():
             pass
+
+
+async def test_in_a_pod_the_renewed_token_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the TLS context stays, for a new one would cost every kept connection."""
+    for name, text in {"token": "first", "namespace": "models"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", certifi.where())
+    monkeypatch.setattr(credentials, "POD_NAMESPACE_FILE", tmp_path / "namespace")
+    first = await Credentials().login()
+    (tmp_path / "token").write_text("second\n")
+    second = await Credentials().login(first)
+    assert (first.server, first.namespace) == ("https://10.96.0.1:443", "models")
+    assert first.authorization.split() == ["bearer", "first"]
+    assert second.authorization.split() == ["bearer", "second"]
+    assert second.tls is first.tls
+    assert second.renew_at_s < monotonic() + 61
 
 
 async def test_an_exec_plugin_is_asked_for_a_token(tmp_path: Path, server: FakeApiServer) -> None:
