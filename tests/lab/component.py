@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of the lab: its command, its log, and its end with whoever started it."""
 
-import ctypes
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1
-_libc = ctypes.CDLL(None)
+from tests.lab.network import PATH
 
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+# The kernel sends the signal when the *thread* that started the process ends, hence `start`'s rule.
+_END_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "TERM", "--")
 
 
 @dataclass(slots=True)
@@ -36,17 +34,24 @@ class Component:
     def runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def ended(self) -> int | None:
+        """The exit status of one that ended without being told to."""
+        return None if self.process is None else self.process.poll()
+
     def start(self) -> None:
+        """From the main thread only: the process ends with the thread that started it."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(f"{self.name} must be started from the main thread")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  what the lab is made of
-                self.command,
+                (*_END_WITH_PARENT, *self.command),
                 cwd=self.folder,
-                env={**os.environ, **self.env},
+                env={**os.environ, "PATH": PATH, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
 
     def stop(self, *, kill: bool = False, within_s: float = 15.0) -> None:
