@@ -4,16 +4,15 @@
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from autoscaler.adapters.local.guard import MARK, Guard
 from tests.lab.network import PATH
 
-# The kernel sends the signal when the *thread* that started the process ends, hence `start`'s rule.
-_END_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "TERM", "--")
+GUARD: Final = Guard()  # kills this process's components if it dies
 
 
 @dataclass(slots=True)
@@ -31,33 +30,29 @@ class Component:
         return self.folder / f"{self.name}.log"
 
     @property
-    def runs(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    @property
     def ended(self) -> int | None:
         """The exit status of one that ended without being told to."""
         return None if self.process is None else self.process.poll()
 
     def start(self) -> None:
-        """From the main thread only: the process ends with the thread that started it."""
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError(f"{self.name} must be started from the main thread")
+        GUARD.ensure()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  what the lab is made of
-                (*_END_WITH_PARENT, *self.command),
+                self.command,
                 cwd=self.folder,
-                env={**os.environ, "PATH": PATH, **self.env},
+                env={**os.environ, "PATH": PATH, MARK: GUARD.mark, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        GUARD.watch(self.process.pid)
 
     def stop(self, *, kill: bool = False, within_s: float = 15.0) -> None:
         """End it; one that does not end in time is killed."""
         if self.process is None:
             return
+        GUARD.release(self.process.pid)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         try:

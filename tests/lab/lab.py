@@ -24,7 +24,7 @@ import yaml
 from tests.lab import access, asking, network, parts
 from tests.lab.access import API, write_kubeconfig
 from tests.lab.build import Binaries
-from tests.lab.component import Component
+from tests.lab.component import GUARD, Component
 from tests.lab.parts import ETCD, HEALTH, NODES, REPOSITORY
 
 __all__ = ["CRDS", "NODES", "REPOSITORY", "Lab", "LabError", "kserve_crds"]
@@ -74,6 +74,7 @@ class Lab:
         for component in reversed(self._components.values()):
             # What has a health port keeps nothing that is of use any more.
             component.stop(kill=component.name in HEALTH)
+        GUARD.close()
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -26,7 +26,6 @@ _PROGRAMS: Final = {  # program -> Debian's package
     "ip": "iproute2",
     "nft": "nftables",
     "openssl": "openssl",
-    "setpriv": "util-linux",
     "unshare": "util-linux",
 }
 

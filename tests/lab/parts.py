@@ -12,6 +12,7 @@ from tests.lab.build import Binaries
 from tests.lab.component import Component
 
 REPOSITORY: Final = Path(__file__).parents[2]
+PLAYED: Final = Path(__file__).parent / "played.yaml"
 ETCD: Final = "http://127.0.0.1:2379"
 
 NODES: Final = ("node-a", "node-b")
@@ -91,11 +92,11 @@ def a_kwok(folder: Path, binaries: Binaries) -> Component:
             f"--kubeconfig={folder / 'admin.kubeconfig'}",
             "--manage-nodes-with-label-selector=type=kwok",
             "--node-lease-duration-seconds=40",
+            f"--config={PLAYED}",
             f"--cidr={network.PLAYED_NETWORK}",
             "--server-address=127.0.0.1:10247",
         ),
         folder,
-        {"HOME": str(folder)},  # no settings of the user's
     )
 
 
@@ -115,6 +116,7 @@ _API_SERVER: Final = (
     "--tls-private-key-file=lab.key",
     "--token-auth-file=tokens.csv",
     "--authorization-mode=RBAC",
+    "--allow-privileged=true",  # as clusters have it: Pod Security says who may
     "--service-account-issuer=https://lab",
     "--service-account-key-file=lab.crt",
     "--service-account-signing-key-file=lab.key",
