@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -97,6 +98,13 @@ class Lab:
         """Stop it and start it again. Raises `LabError`."""
         self.stop_component(name, kill=kill)
         self.start_component(name)
+
+    def kill_pod(self, name: str) -> None:
+        """SIGKILL every process of a pod, as a machine that runs out of memory would."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                if entry.name.isdigit() and f"HOSTNAME={name}\0" in (entry / "environ").read_text():
+                    os.kill(int(entry.name), signal.SIGKILL)
 
     def compact(self) -> int:
         """Drop etcd's history up to now; returns the revision.

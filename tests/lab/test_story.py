@@ -4,6 +4,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -72,6 +73,18 @@ def asleep(lab: Lab, namespace: str, *, within_s: float = 40) -> None:
     lab.wait_for(lambda: replicas(lab, namespace) == 0, what="sleep", within_s=within_s)
 
 
+def events_on(lab: Lab, namespace: str, kind: str, name: str) -> str:
+    """The Events on one object that say it was put to sleep."""
+    about = f"reason=Slept,regarding.kind={kind},regarding.name={name}"
+    words = ("get", "events.events.k8s.io", "-n", namespace, "--field-selector", about)
+    return lab.kubectl(*words, "-o", "name").strip()
+
+
+def status(lab: Lab, namespace: str) -> str:
+    deployment = lab.get("deployment", TARGET, "-n", namespace)
+    return str(deployment["metadata"]["annotations"].get("tidegate.dev/status", ""))
+
+
 def our_slices(lab: Lab, namespace: str) -> list[str]:
     label = "endpointslice.kubernetes.io/managed-by=tidegate.dev"
     return lab.kubectl("get", "endpointslices", "-n", namespace, "-l", label, "-o", "name").split()
@@ -136,11 +149,8 @@ async def test_once_warm_requests_do_not_pass_the_activator(
 
 def test_people_see_what_happened(lab: Lab, iris: str) -> None:
     """Events on the InferenceService and on its Deployment; the status line on the latter alone."""
-    events = lab.kubectl("get", "events", "-n", iris)
-    assert f"inferenceservice/{NAME}" in events
-    assert f"deployment/{TARGET}" in events
-    assert "Slept" in events
-    deployment = lab.get("deployment", TARGET, "-n", iris)
-    assert deployment["metadata"]["annotations"]["tidegate.dev/status"].startswith("asleep: 0")
+    for kind, name in (("InferenceService", NAME), ("Deployment", TARGET)):
+        lab.wait_for(partial(events_on, lab, iris, kind, name), what=f"an Event on {name}")
+    lab.wait_for(lambda: status(lab, iris).startswith("asleep: 0"), what="the status line")
     served = lab.get("inferenceservice", NAME, "-n", iris)
     assert "tidegate.dev/status" not in served["metadata"]["annotations"]
