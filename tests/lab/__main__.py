@@ -28,7 +28,7 @@ def _build() -> int:
         sys.stderr.write(f"lab: programs in {build.build().folder}\n")
     except build.CannotBuild as trouble:
         sys.stderr.write(f"lab: its tests will be skipped: {trouble}\n")
-        return 1 if os.environ.get("TIDEGATE_LAB_REQUIRED") else 0
+        return 1 if os.environ.get("TIDEGATE_LAB_REQUIRED") == "1" else 0
     return 0
 
 

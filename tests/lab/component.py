@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of the lab: its command, its log, and its end with whoever started it."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1
-_libc = ctypes.CDLL(None)
+from autoscaler.adapters.local.guard import MARK, Guard
+from tests.lab.network import PATH
 
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+GUARD: Final = Guard()  # kills this process's components if it dies
 
 
 @dataclass(slots=True)
@@ -33,26 +30,29 @@ class Component:
         return self.folder / f"{self.name}.log"
 
     @property
-    def runs(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+    def ended(self) -> int | None:
+        """The exit status of one that ended without being told to."""
+        return None if self.process is None else self.process.poll()
 
     def start(self) -> None:
+        GUARD.ensure()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  what the lab is made of
                 self.command,
                 cwd=self.folder,
-                env={**os.environ, **self.env},
+                env={**os.environ, "PATH": PATH, MARK: GUARD.mark, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
+        GUARD.watch(self.process.pid)
 
     def stop(self, *, kill: bool = False, within_s: float = 15.0) -> None:
         """End it; one that does not end in time is killed."""
         if self.process is None:
             return
+        GUARD.release(self.process.pid)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         try:

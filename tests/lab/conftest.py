@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Generator, Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -10,37 +11,44 @@ from tests.lab import build, network
 from tests.lab.installed import Tidegate
 from tests.lab.lab import Lab, kserve_crds
 
-REQUIRED = "TIDEGATE_LAB_REQUIRED"  # set where a lab that cannot be is a failure
+REQUIRED = "TIDEGATE_LAB_REQUIRED"  # 1 where a lab that cannot be is a failure
+TEST_MAX_S = 300  # of a test that sets no limit itself; the first one also waits for the lab
+
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every other test runs in the network it was started in."""
-    items.sort(key=lambda item: "lab" in item.keywords)
+    of_the_lab = [item for item in items if item.get_closest_marker("lab")]
+    for item in of_the_lab:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_MAX_S))
+    items.sort(key=lambda item: item.get_closest_marker("lab") is not None)
 
 
-def _unless_required(why: str) -> None:
-    if os.environ.get(REQUIRED):
-        pytest.fail(f"{REQUIRED} is set, and the lab cannot be: {why}")
+def _unless_required(why: str) -> NoReturn:
+    if os.environ.get(REQUIRED) == "1":
+        pytest.fail(f"{REQUIRED} is set, and there can be no lab: {why}", pytrace=False)
     pytest.skip(f"no lab: {why}")
 
 
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A running Kubernetes; skips with the reason where there can be none."""
-    why = network.why_impossible()
-    if why is not None:
+    if (why := network.why_impossible()) is not None:
         _unless_required(why)
     binaries = build.find()
     if binaries is None:
         _unless_required("its programs are not built; run `make lab`")
-        raise AssertionError  # the line above never returns
     lab = Lab(binaries)
+    request.config.stash[_FAILED] = True  # until it is up
     try:
         lab.start()
+        request.config.stash[_FAILED] = False
         _tell(request, f"lab: up in {lab.start_s:.1f} s, logs in {lab.folder}")
         yield lab
     finally:
-        failed = request.session.testsfailed > 0
+        failed = request.config.stash[_FAILED]
         lab.close(keep=failed)
         if failed:
             _tell(request, f"lab: its logs are kept in {lab.folder}")
@@ -70,5 +78,6 @@ def pytest_runtest_makereport(
     report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.failed and isinstance(lab, Lab):
+        item.config.stash[_FAILED] = True
         report.sections.append(("lab logs", lab.logs()))
     return report

@@ -11,46 +11,28 @@ import json
 import os
 import shutil
 import signal
-import ssl
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from tests.lab import network
+from tests.lab import access, asking, network, parts
+from tests.lab.access import API, write_kubeconfig
 from tests.lab.build import Binaries
-from tests.lab.component import Component
+from tests.lab.component import GUARD, Component
+from tests.lab.parts import ETCD, HEALTH, NODES, REPOSITORY
 
-REPOSITORY: Final = Path(__file__).parents[2]
-API: Final = "https://127.0.0.1:6443"
-ETCD: Final = "http://127.0.0.1:2379"
-ADMIN: Final = "lab-admin"  # bearer tokens of a cluster that nobody outside can reach
+__all__ = ["CRDS", "NODES", "REPOSITORY", "Lab", "LabError", "kserve_crds"]
+
 CRDS: Final = "TIDEGATE_KSERVE_CRDS"
-NODES: Final = ("node-a", "node-b")
 
-# user -> (token, groups): each component has the rights that RBAC gives its name.
-USERS: Final = {
-    "admin": (ADMIN, "system:masters"),
-    "system:kube-controller-manager": ("lab-controller-manager", ""),
-    "system:kube-scheduler": ("lab-scheduler", ""),
-    "system:kube-proxy": ("lab-proxy", ""),
-    "lab-node": ("lab-node", "system:masters"),  # the process kubelet, which also asks for tokens
-}
-
-# Not in a cluster without routes, clouds and IPAM, and every start saved is a second.
-CONTROLLERS: Final = (
-    "*,-nodeipam,-node-route-controller,-cloud-node-lifecycle-controller,-service-lb-controller"
-)
-
-# Their own limits (20 a second) cost four seconds of the start, and minutes of 10,000 pods.
-UNHURRIED: Final = ("--kube-api-qps=1000", "--kube-api-burst=2000")
+_HELM_FOLDERS: Final = ("CACHE", "CONFIG", "DATA")
 
 
 class LabError(Exception):
@@ -73,33 +55,33 @@ class Lab:
         """Enter a new network and bring everything up there. Raises `LabError`, `OSError`."""
         began_s = time.monotonic()
         network.enter()
-        self._write_keys()
-        for component in self._control_plane():
+        access.write(self.folder)
+        self._write_kubectl()
+        for component in parts.parts(self.folder, self.binaries):
             self._components[component.name] = component
-        for name in ("etcd", "kube-apiserver"):
-            self._components[name].start()
-        self.wait_api()
-        for name in ("kube-controller-manager", "kube-scheduler", *map(_kubelet, NODES), "dns"):
-            self._components[name].start()
+        kubelets = [parts.kubelet(node) for node in NODES]
+        self._start("etcd", "kube-apiserver")
+        self._wait_healthy("kube-apiserver")
+        self._start("kube-controller-manager", "kube-scheduler", *kubelets, "dns")
         # kube-proxy sleeps through its first seconds if its Node is not there when it starts.
-        self.wait_for(lambda: self._nodes() >= len(NODES), what="the nodes")
-        self._components["kube-proxy"].start()
-        self.wait_for(self._serves, what="the service account of namespace default")
+        self.wait_for(self._has_nodes, what="the nodes")
+        self._start("kube-proxy")
+        self._wait_healthy(*HEALTH)
+        self.wait_for(lambda: self._has_account("default"), what="a service account")
         self.start_s = time.monotonic() - began_s
 
     def close(self, *, keep: bool = False) -> None:
         """End every process; `keep` leaves the folder with the logs."""
         for component in reversed(self._components.values()):
-            component.stop()
+            # What has a health port keeps nothing that is of use any more.
+            component.stop(kill=component.name in HEALTH)
+        GUARD.close()
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> Component:
         """Start one more process of the lab, to be ended with it."""
-        component = Component(name, command, self.folder, env or {})
-        self._components[name] = component
-        component.start()
-        return component
+        return self._add(Component(name, command, self.folder, env or {}))
 
     def component(self, name: str) -> Component:
         return self._components[name]
@@ -108,9 +90,14 @@ class Lab:
         self._components[name].stop(kill=kill)
 
     def start_component(self, name: str) -> None:
-        self._components[name].start()
-        if name in ("etcd", "kube-apiserver"):
-            self.wait_api()
+        """Start what was stopped; it works again when this returns. Raises `LabError`."""
+        self._start(name)
+        self._wait_healthy(name)
+
+    def restart(self, name: str, *, kill: bool = False) -> None:
+        """Stop it and start it again. Raises `LabError`."""
+        self.stop_component(name, kill=kill)
+        self.start_component(name)
 
     def kill_pod(self, name: str) -> None:
         """SIGKILL every process of a pod, as a machine that runs out of memory would."""
@@ -120,9 +107,15 @@ class Lab:
                     os.kill(int(entry.name), signal.SIGKILL)
 
     def compact(self) -> int:
-        """Drop etcd's history up to now; returns the revision."""
-        revision = int(_post(f"{ETCD}/v3/kv/range", {"key": "AA=="})["header"]["revision"])
-        _post(f"{ETCD}/v3/kv/compaction", {"revision": str(revision), "physical": True})
+        """Drop etcd's history up to now; returns the revision.
+
+        The API server still has what it saw itself: restart it too, and whoever resumes a watch
+        from before is told 410.
+        """
+        found = asking.post(f"{ETCD}/v3/kv/range", {"key": "AA=="})
+        revision = int(found["header"]["revision"])
+        body = {"revision": str(revision), "physical": True}
+        asking.post(f"{ETCD}/v3/kv/compaction", body)
         return revision
 
     def logs(self, lines: int = 25) -> str:
@@ -141,8 +134,14 @@ class Lab:
     @property
     def env(self) -> dict[str, str]:
         """For programs that are to talk to this cluster."""
-        path = f"{self.binaries.folder}:{self.folder / 'bin'}:{os.environ.get('PATH', '')}"
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+        return {
+            **os.environ,
+            "PATH": f"{self.binaries.folder}:{self.folder / 'bin'}:{network.PATH}",
+            "KUBECONFIG": str(self.kubeconfig),
+            # What another lab had is not what this one has.
+            "KUBECACHEDIR": str(self.folder / "kubectl"),
+            **{f"HELM_{what}_HOME": str(self.folder / "helm") for what in _HELM_FOLDERS},
+        }
 
     def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
         """Run kubectl as the administrator; returns what it printed. Raises `LabError`."""
@@ -176,27 +175,35 @@ class Lab:
             self.kubectl("delete", "namespace", name, "--wait=false")
 
     def wait_for(self, done: Callable[[], object], *, what: str, within_s: float = 30.0) -> Any:
-        """Ask until the answer is true. Raises `LabError` with every log's tail."""
+        """Ask until the answer is true. Raises `LabError` with every log's tail.
+
+        Raises it at once if a component has ended meanwhile that nobody stopped.
+        """
         ends_s = time.monotonic() + within_s
         while not (answer := done()):
+            for name, component in self._components.items():
+                if component.ended is not None:
+                    why = f"{name} ended by itself, status {component.ended}"
+                    raise LabError(f"while waiting for {what}: {why}\n{component.tail()}")
             if time.monotonic() > ends_s:
                 raise LabError(f"waited {within_s:g} s for {what}\n{self.logs()}")
             time.sleep(0.05)
         return answer
 
     def wait_api(self, within_s: float = 30.0) -> None:
-        self.wait_for(self._api_ready, what="the API server", within_s=within_s)
+        self._wait_healthy("kube-apiserver", within_s=within_s)
+
+    def kubeconfig_for(self, account: str, *, namespace: str) -> Path:
+        """A kubeconfig with the rights of a service account."""
+        token = self.kubectl("create", "token", account, "-n", namespace).strip()
+        path = self.folder / f"{namespace}-{account}.kubeconfig"
+        return write_kubeconfig(path, token, namespace=namespace)
 
     def kwok(self) -> None:
         """Have kwok play the nodes labelled `type=kwok`, and the pods that are bound to them."""
-        self.run(
-            "kwok",
-            self.binaries["kwok"],
-            f"--kubeconfig={self.kubeconfig}",
-            "--manage-nodes-with-label-selector=type=kwok",
-            "--node-lease-duration-seconds=40",
-            "--server-address=127.0.0.1:10247",
-        )
+        if "kwok" not in self._components:
+            self._add(parts.a_kwok(self.folder, self.binaries))
+        self._wait_healthy("kwok")
 
     def kserve(self) -> None:
         """Install KServe's own CRDs and the stand-in for its controller; it works then.
@@ -212,13 +219,40 @@ class Lab:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         self.kubectl("apply", "--server-side", "-R", "-f", str(folder))
-        component = self._ours("kserve", "tests.lab.kserve", "--kubeconfig", str(self.kubeconfig))
-        self._components["kserve"] = component
-        component.start()
+        words = ("--kubeconfig", str(self.kubeconfig))
+        component = self._add(parts.ours("kserve", "tests.lab.kserve", self.folder, *words))
         # The API server is busy for a while with so many new kinds.
         self.wait_for(lambda: "kserve_stands_in" in component.tail(50), what="KServe", within_s=60)
 
     # How it is made
+
+    def _add(self, component: Component) -> Component:
+        self._components[component.name] = component
+        component.start()
+        return component
+
+    def _start(self, *names: str) -> None:
+        for name in names:
+            self._components[name].start()
+
+    def _wait_healthy(self, *names: str, within_s: float = 30.0) -> None:
+        for name in names:
+            if name in HEALTH and name in self._components:
+                self.wait_for(partial(asking.answers, HEALTH[name]), what=name, within_s=within_s)
+
+    def _has_nodes(self) -> bool:
+        found = asking.fetch(f"{API}/api/v1/nodes")["items"]
+        return {node["metadata"]["name"] for node in found} >= set(NODES)
+
+    def _has_account(self, namespace: str) -> bool:
+        return asking.answers(f"{API}/api/v1/namespaces/{namespace}/serviceaccounts/default")
+
+    def _write_kubectl(self) -> None:
+        """`kubectl` as a command for those who work in the lab by hand."""
+        command = self.folder / "bin" / "kubectl"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec "{self.binaries["kube"]}" kubectl "$@"\n')
+        command.chmod(0o755)
 
     def _call(self, *command: str, stdin: str | None = None, check: bool = True) -> str:
         done = subprocess.run(  # noqa: S603  the lab's own programs
@@ -228,137 +262,6 @@ class Lab:
             raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout if check else done.stdout + done.stderr
 
-    def _write_keys(self) -> None:
-        key, public = self.folder / "sa.key", self.folder / "sa.pub"
-        for command in (
-            ("genrsa", "-out", str(key), "2048"),
-            ("rsa", "-in", str(key), "-pubout", "-out", str(public)),
-        ):
-            subprocess.run(  # noqa: S603
-                ["openssl", *command],  # noqa: S607  found by `why_impossible`
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        rows = [f'{token},{user},{user},"{groups}"' for user, (token, groups) in USERS.items()]
-        (self.folder / "tokens.csv").write_text("\n".join(rows) + "\n")
-        for user, (token, _) in USERS.items():
-            name = "admin" if user == "admin" else user.removeprefix("system:")
-            self.write_kubeconfig(self.folder / f"{name}.kubeconfig", token)
-        links = self.folder / "bin"
-        links.mkdir()
-        kubectl = links / "kubectl"
-        kubectl.write_text(f'#!/bin/sh\nexec "{self.binaries["kube"]}" kubectl "$@"\n')
-        kubectl.chmod(0o755)
-
-    def write_kubeconfig(self, path: Path, token: str, *, namespace: str = "default") -> Path:
-        """A kubeconfig for whoever has `token`."""
-        cluster = {
-            "server": API,
-            "certificate-authority": str(self.folder / "certs" / "apiserver.crt"),
-        }
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": cluster}],
-            "users": [{"name": "user", "user": {"token": token}}],
-            "contexts": [
-                {
-                    "name": "lab",
-                    "context": {"cluster": "lab", "user": "user", "namespace": namespace},
-                }
-            ],
-            "current-context": "lab",
-        }
-        path.write_text(yaml.safe_dump(config))
-        return path
-
-    def kubeconfig_for(self, account: str, *, namespace: str) -> Path:
-        """A kubeconfig with the rights of a service account."""
-        token = self.kubectl("create", "token", account, "-n", namespace).strip()
-        path = self.folder / f"{namespace}-{account}.kubeconfig"
-        return self.write_kubeconfig(path, token, namespace=namespace)
-
-    def _control_plane(self) -> Iterator[Component]:
-        def kube(name: str, *flags: str) -> Component:
-            return Component(name, (self.binaries["kube"], name, *flags), self.folder)
-
-        def as_user(name: str) -> str:
-            return f"--kubeconfig={self.folder / name}.kubeconfig"
-
-        yield kube("etcd", "--data-dir=etcd", "--unsafe-no-fsync", "--log-level=error")
-        yield kube(
-            "kube-apiserver",
-            f"--etcd-servers={ETCD}",
-            f"--service-cluster-ip-range={network.SERVICE_NETWORK}",
-            "--bind-address=127.0.0.1",
-            f"--advertise-address={network.NODE_IP}",
-            "--endpoint-reconciler-type=none",
-            "--token-auth-file=tokens.csv",
-            "--authorization-mode=RBAC",
-            "--service-account-issuer=https://lab",
-            "--service-account-key-file=sa.pub",
-            "--service-account-signing-key-file=sa.key",
-            "--cert-dir=certs",
-            # Without it a stop waits as long as anyone watches.
-            "--shutdown-watch-termination-grace-period=1s",
-        )
-        yield kube(
-            "kube-controller-manager",
-            as_user("kube-controller-manager"),
-            "--service-account-private-key-file=sa.key",
-            "--root-ca-file=certs/apiserver.crt",
-            "--use-service-account-credentials=true",
-            "--leader-elect=false",
-            f"--controllers={CONTROLLERS}",
-            *UNHURRIED,
-        )
-        yield kube("kube-scheduler", as_user("kube-scheduler"), "--leader-elect=false", *UNHURRIED)
-        yield kube(
-            "kube-proxy",
-            as_user("kube-proxy"),
-            "--proxy-mode=nftables",
-            f"--cluster-cidr={network.POD_NETWORK}",
-            f"--hostname-override={NODES[0]}",
-            "--conntrack-max-per-core=0",
-            "--conntrack-tcp-timeout-established=0s",
-            "--conntrack-tcp-timeout-close-wait=0s",
-        )
-        for number, node in enumerate(NODES):
-            yield self._ours(
-                _kubelet(node),
-                "tests.lab.kubelet",
-                *("--kubeconfig", str(self.folder / "lab-node.kubeconfig")),
-                *("--node", node, "--node-ip", network.NODE_IP),
-                *("--pod-cidr", f"10.244.{number}.0/24"),
-                *("--run-dir", str(self.folder / node)),
-                *("--cluster-dns", network.DNS_IP),
-            )
-        yield self._ours(
-            "dns",
-            "tests.lab.dns",
-            *("--kubeconfig", str(self.kubeconfig), "--listen", f"{network.DNS_IP}:53"),
-        )
-
-    def _ours(self, name: str, module: str, *words: str) -> Component:
-        command = (sys.executable, "-m", module, *words)
-        return Component(name, command, self.folder, {"PYTHONPATH": str(REPOSITORY)})
-
-    # What is asked of it while it starts
-
-    def _api_ready(self) -> bool:
-        return self._components["kube-apiserver"].runs and _answers(f"{API}/readyz")
-
-    def _nodes(self) -> int:
-        return len(self.kubectl("get", "nodes", "-o", "name", check=False).split())
-
-    def _has_account(self, namespace: str) -> bool:
-        words = ("get", "serviceaccount", "default", "-n", namespace, "-o", "name")
-        return "serviceaccount/default" in self.kubectl(*words, check=False)
-
-    def _serves(self) -> bool:
-        return self._has_account("default")
-
 
 def kserve_crds() -> Path | None:
     """Where the archive of KServe's CRDs lies; None: not on this machine."""
@@ -366,25 +269,3 @@ def kserve_crds() -> Path | None:
     beside = REPOSITORY.parent / "shared" / "data" / "kserve" / "crds.tar.xz"
     archive = Path(named) if named else beside
     return archive if archive.is_file() else None
-
-
-def _kubelet(node: str) -> str:
-    return f"kubelet-{node}"
-
-
-def _answers(url: str) -> bool:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {ADMIN}"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=2, context=context) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except OSError:  # URLError and HTTPError are OSErrors
-        return False
-
-
-def _post(url: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(url, data=json.dumps(body).encode())  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-        said: dict[str, Any] = json.load(answer)
-        return said

@@ -9,12 +9,25 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 from typing import Final
 
 NODE_IP: Final = "10.244.255.1"
 POD_NETWORK: Final = "10.244.0.0/16"
 SERVICE_NETWORK: Final = "10.96.0.0/16"
 DNS_IP: Final = NODE_IP  # what is sent to a ClusterIP without a Service, kube-proxy drops
+
+PLAYED_NETWORK: Final = "10.245.0.0/16"  # of pods that exist only as objects: no route leads there
+
+# Some of what the lab needs lies where only root looks.
+PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+
+_PROGRAMS: Final = {  # program -> Debian's package
+    "ip": "iproute2",
+    "nft": "nftables",
+    "openssl": "openssl",
+    "unshare": "util-linux",
+}
 
 _CLONE_NEWNET: Final = 0x40000000
 
@@ -29,17 +42,17 @@ _SETUP: Final = (
 
 def why_impossible() -> str | None:
     """What this machine lacks for a network of one's own; None: nothing."""
+    if sys.platform != "linux":
+        return f"it runs on Linux only, not on {sys.platform}"
     if os.geteuid() != 0:
         return "a network namespace needs root; run as root"
-    for program, package in (("ip", "iproute2"), ("nft", "nftables"), ("openssl", "openssl")):
-        if which(program) is None:
+    for program, package in _PROGRAMS.items():
+        if shutil.which(program, path=PATH) is None:
             return f"there is no {program}; install {package}"
+    tried = _run("unshare", "--net", "nft", "list", "ruleset")
+    if tried.returncode:
+        return f"no network namespace with nftables here: {tried.stderr.strip()}"
     return None
-
-
-def which(program: str) -> str | None:
-    """Where a program lies, also if only root's PATH has its folder."""
-    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def enter() -> None:
@@ -49,4 +62,10 @@ def enter() -> None:
         number = ctypes.get_errno()
         raise OSError(number, f"unshare: {os.strerror(number)}")
     for words in _SETUP:
-        subprocess.run(["ip", *words.split()], check=True)  # noqa: S603, S607  the words above
+        _run("ip", *words.split()).check_returncode()
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  the words of this file
+        command, env={**os.environ, "PATH": PATH}, capture_output=True, text=True, check=False
+    )
