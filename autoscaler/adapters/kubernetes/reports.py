@@ -11,9 +11,10 @@ from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
 from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
 from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.inventory import Inventory
-from autoscaler.core.decide import Decision
+from autoscaler.core.decide import COOL_OFF_S, Decision
 from autoscaler.core.signals import ServiceId
 from autoscaler.loop import Record
+from autoscaler.manifests import Problem
 
 STATUS: Final = "tidegate.dev/status"
 
@@ -35,6 +36,7 @@ class Reports:
         self._inventory = inventory
         self._decisions: dict[ServiceId, Decision] = {}
         self._problems: dict[ServiceId, str] = {}
+        self._warnings: dict[ServiceId, tuple[Problem, ...]] = {}
 
     def recorded(self, record: Record) -> None:
         """A decision was made and carried out, or refused."""
@@ -50,6 +52,9 @@ class Reports:
         elif before is not None and before.state is not decision.state and governed.parked:
             words = f"{governed.written_by} set the count to 0; it stays 0 until it is set above"
             self._event(governed, "SwitchedOff", words)
+        elif before is not None and governed.written_by and before.current != decision.current:
+            words = f"{governed.written_by} set the count to {decision.current}; "
+            self._event(governed, "LeftAlone", words + f"left alone for {COOL_OFF_S:.0f} s")
         if before is None or _line(before) != _line(decision):
             self._status(governed, _line(decision))
 
@@ -57,6 +62,7 @@ class Reports:
         """Say why services that are asked for are not scaled at all; call it once a tick."""
         for gone in self._problems.keys() - self._cluster.governed.keys():
             del self._problems[gone]
+            self._warnings.pop(gone, None)
             self._decisions.pop(gone, None)
         for service, governed in self._cluster.governed.items():
             if governed.view is None:
@@ -70,6 +76,11 @@ class Reports:
             self._event(governed, "NeedsAttention", words, kind=Kind.WARNING)
 
     def _say_problem(self, service: ServiceId, governed: Governed) -> None:
+        warnings = governed.wanted.warnings
+        for warning in warnings:
+            if warning not in self._warnings.get(service, ()):
+                self._event(governed, "PolicyWarning", str(warning), kind=Kind.WARNING)
+        self._warnings[service] = warnings
         if governed.problem == self._problems.get(service, ""):
             return
         self._problems[service] = governed.problem
