@@ -49,7 +49,7 @@ ENGINES: tuple[Engine, ...] = (
         samples={
             Measure.IN_FLIGHT: (Line("tidegate_worker_requests_in_flight"),),
             Measure.WAITING: (Line("tidegate_worker_queue_depth"),),
-            Measure.REQUESTS_TOTAL: (Line("tidegate_worker_requests_received_total"),),
+            Measure.REQUESTS_TOTAL: (Line("tidegate_worker_requests_arrived_total"),),
             Measure.REQUEST_SECONDS_TOTAL: (Line("tidegate_worker_request_seconds_total"),),
         },
     ),
