@@ -7,10 +7,10 @@ READY  := $(VENV)/.ready
 EXTRAS := worker,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tapes check lint types arch docs chart fmt bench constraints clean
+.PHONY: help setup demo lab lab-shell test tapes check lint types arch docs chart fmt bench constraints clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## build .venv with everything the project and its tests need
 
@@ -23,7 +23,13 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the main job on this machine: two services from zero to many and back, under recorded traffic
 	$(BIN)/tidegate demo
 
-test: $(READY)  ## all tests
+lab: $(READY)  ## build the lab: a real Kubernetes control plane, Helm and kwok (5 min once, then cached)
+	$(BIN)/python -m tests.lab build
+
+lab-shell: lab  ## a shell inside a running lab, with kubectl and helm; it all ends with the shell
+	$(BIN)/python -m tests.lab shell
+
+test: $(READY) lab  ## all tests
 	$(BIN)/python -m pytest
 
 tapes: $(READY)  ## write the golden decision stories anew; review the diff
@@ -43,7 +49,7 @@ docs: $(READY)  ## write the generated pages under docs/ and charts/ anew
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m docs.chart
 
-chart: $(READY)  ## the Helm chart under the real Helm, which `make lab` builds
+chart: $(READY) lab  ## the Helm chart under the real Helm
 	TIDEGATE_LAB_REQUIRED=1 $(BIN)/python -m pytest tests/chart
 
 check: lint types arch  ## lint + types + arch + generated pages are current

@@ -71,10 +71,10 @@ class ControlLoop:
 
         A platform that cannot be asked costs this tick and nothing else: no count moves.
         """
-        if self._learned is None:
-            self._learned = await self._store.load()
         # 1. Observe: every source once, for all services together.
         try:
+            if self._learned is None:
+                self._learned = await self._store.load()
             views = await self._cluster.services()
         except RetryLater as trouble:
             log.warning("platform not read; nothing changes", why=str(trouble))

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from autoscaler.contract import KEYS
+from autoscaler.contract import KEYS, OBJECT_KEYS
 from docs.dashboard import dashboard
 
 CHART = Path(__file__).parents[1] / "charts" / "tidegate"
@@ -90,7 +90,9 @@ def schema(text: str, known: list[Value]) -> str:
 
 def annotations() -> str:
     """The keys that KServe must not copy to pods, for the chart's NOTES.txt."""
-    return json.dumps([f"tidegate.dev/{key.name}" for key in KEYS], indent=2) + "\n"
+    return (
+        json.dumps([f"tidegate.dev/{key.name}" for key in (*KEYS, *OBJECT_KEYS)], indent=2) + "\n"
+    )
 
 
 def pages() -> Mapping[str, Callable[[], str]]:

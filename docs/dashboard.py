@@ -123,6 +123,29 @@ PANELS: tuple[Panel, ...] = (
         {f"{_SERVICE} p{{{{quantile}}}}": _level("lead_time_seconds", by=", quantile")},
         unit="s",
     ),
+    Panel(
+        "Requests through the activators",
+        "By Service; zero once a service is warm and they have left its path.",
+        {
+            "{{namespace}}/{{service}}": "sum by (namespace, service) "
+            '(rate(tidegate_activator_requests_total{namespace=~"$namespace"}[$__rate_interval]))'
+        },
+        unit="reqps",
+    ),
+    Panel(
+        "Memory held by the activators",
+        "What held requests may take, by pod.",
+        {"{{pod}}": "sum by (pod) (tidegate_activator_held_bytes)"},
+        unit="bytes",
+    ),
+    Panel(
+        "Activators by whether they hear the controller",
+        "Without it they serve by the routes they know.",
+        {
+            "connected": "sum(tidegate_activator_channel_up)",
+            "alone": "count(tidegate_activator_channel_up == 0) or vector(0)",
+        },
+    ),
 )
 
 

@@ -144,7 +144,10 @@ class _Life:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        loading = asyncio.ensure_future(self._load(bound))
+        if self._worker.settings.listen_late and not await self._load():
+            self._worker.close()
+            return
+        loading = asyncio.ensure_future(self._listening(bound))
         await self._server.serve(sockets=[bound])
         if self._server.unanswered:
             self.status, self.orderly = 1, False
@@ -155,18 +158,24 @@ class _Life:
             self.orderly = False
         self._worker.close()
 
-    async def _load(self, bound: socket.socket) -> None:
+    async def _listening(self, bound: socket.socket) -> None:
+        """Say that the port is open, and load what is not loaded yet."""
         await self._server.listening.wait()
         host, port = bound.getsockname()[:2]
         event("listening", host=host, port=port, pid=os.getpid())
+        if not self._worker.settings.listen_late and not await self._load():
+            self._server.leave(within_s=_FAILED_LOAD_S)
+
+    async def _load(self) -> bool:
+        """Load all models; false if one cannot be, and the process is to end."""
         try:
             await self._worker.load_all()
         except ModelNotLoaded as e:
             sys.stderr.write(f"tidegate worker: {e}\n")
             self.status = 1
-            self._server.leave(within_s=_FAILED_LOAD_S)
-            return
+            return False
         event("ready", models=self._worker.names, since_process_start_s=_age_s())
+        return True
 
     def _on_signal(self, number: int) -> None:
         if self._leaving is not None:

@@ -78,6 +78,9 @@ def worker(
     linger_s: Annotated[
         float, typer.Option(metavar="SECONDS", help=about("linger_s"))
     ] = DEFAULTS.linger_s,
+    listen_late: Annotated[
+        bool, typer.Option("--listen-late", help=about("listen_late"))
+    ] = DEFAULTS.listen_late,
     unsafe_pickle: Annotated[
         bool, typer.Option("--unsafe-pickle", help=about("unsafe_pickle"))
     ] = DEFAULTS.unsafe_pickle,
@@ -99,6 +102,7 @@ def worker(
             max_body_bytes=size_bytes("--max-body", max_body),
             drain_grace_s=seconds("--drain-grace", drain_grace),
             linger_s=linger_s,
+            listen_late=listen_late,
             unsafe_pickle=unsafe_pickle,
             trusted_types=tuple(trust or ()),
         )

@@ -64,6 +64,12 @@ class Settings:
         "After SIGTERM: how long new connections are still taken in, not being ready any more:"
         " kube-proxy sends them for 1 to 2 s. 0 where nobody sends here any more.",
     )
+    listen_late: bool = _knob(
+        False,
+        "yes/no",
+        "Open the port only once all models are loaded: for probes that merely connect, such as"
+        " those that KServe gives its own servers.",
+    )
     unsafe_pickle: bool = _knob(
         False, "yes/no", "Serve .pkl and .joblib too. Reading one runs the code in it."
     )

@@ -29,6 +29,7 @@ class State(enum.Enum):
 
     LOADING = "LOADING"
     READY = "READY"
+    UNLOADING = "UNLOADING"  # still answers, and should be sent nothing any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Loaded:
 
 
 class Worker:
-    """Models by name, each LOADING until its lane is open."""
+    """Models by name, each LOADING until its lane is open; draining makes all UNLOADING."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -70,7 +71,9 @@ class Worker:
     def state(self, name: str) -> State:
         """The state of one model. Raises NotFound."""
         self.counts(name)
-        return State.READY if name in self._lanes else State.LOADING
+        if name not in self._lanes:
+            return State.LOADING
+        return State.UNLOADING if self.draining else State.READY
 
     def counts(self, name: str) -> ModelCounts:
         """The counts of one model. Raises NotFound."""

@@ -149,8 +149,11 @@ class Desk:
                     reached=holding.reached,
                     loop=self.shared.loop,
                 )
+            pool = self.pools[endpoint.id]
             if endpoint.draining:
-                self.pools[endpoint.id].close()
+                pool.close()
+            else:
+                pool.reopen()
         self._seat()
         self._set_parting(self._dismissed or not route.in_path)
 

@@ -31,7 +31,7 @@ from autoscaler.tcp import notice_loss
 PUSH_S: Final = 0.1  # demand that changed is told this often
 RECONNECT_S: Final = 0.05  # the first try after a loss, doubled with each failure ...
 RECONNECT_MAX_S: Final = 1.0  # ... up to this
-CONNECT_TIMEOUT_S: Final = 3.0
+CONNECT_TIMEOUT_S: Final = 1.5
 ALONE_S: Final = 3.0  # without a controller for so long, see `Desk._seat`
 
 log = structlog.get_logger("activator")

@@ -411,6 +411,10 @@ class Pool:
         while self._idle and now_s - self._idle[0].idle_since_s >= IDLE_S:
             self._idle.pop(0).transport.close()
 
+    def reopen(self) -> None:
+        """Keep connections again: the endpoint is not to be left after all."""
+        self._open = True
+
     def close(self) -> None:
         """Take no more requests: idle connections close now, the others when their answer ends."""
         self._open = False

@@ -138,6 +138,7 @@ class KubernetesController:
         self._loop.on_record = self._reports.recorded
         self._cluster.on_change = self._changed
         self._cluster.in_flight = self._demand.in_flight
+        self._cluster.leads = lambda: self._election.leading
         self._routes.on_change = self._ticker.tick_soon
         self._routes.activator_pods = lambda: self._watches.activator_pods
         self._hub.on_wake = self._wake

@@ -24,7 +24,7 @@ async def models(worker: Worker, _request: Request) -> Answer:
 
 async def model(worker: Worker, _request: Request, name: str) -> Answer:
     """Whether one model should be sent requests here."""
-    ready = worker.state(name) is State.READY and not worker.draining
+    ready = worker.state(name) is State.READY
     return json_answer({"name": name, "ready": ready}, status=200 if ready else 503)
 
 

@@ -95,7 +95,7 @@ async def model_ready(
 ) -> Answer:
     """Whether this model should be sent requests here."""
     _check_version(worker, name, version_)
-    is_ready = worker.state(name) is State.READY and not worker.draining
+    is_ready = worker.state(name) is State.READY
     return json_answer({"name": name, "ready": is_ready}, status=200 if is_ready else 503)
 
 

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the real Helm on our chart; only this file knows how.
-
-Helm is `$TIDEGATE_LAB_BIN/helm`, else one that `make lab` built, else one on the PATH.
-"""
+"""Runs the real Helm on our chart; only this file knows how."""
 
 import json
-import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.lab import build
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "tidegate"
@@ -27,14 +26,9 @@ class Refused(Exception):
 
 
 def find_helm() -> Path | None:
-    """The newest Helm that there is for tests, or none."""
-    named = os.environ.get("TIDEGATE_LAB_BIN")
-    if named:
-        return next((p for p in (Path(named) / "helm",) if p.exists()), None)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    built = sorted(cache.glob("tidegate-lab/**/helm"), key=lambda path: path.stat().st_mtime)
-    found = [str(path) for path in built if os.access(path, os.X_OK) and path.is_file()]
-    path = found[-1] if found else shutil.which("helm")
+    """The lab's Helm, else one on the PATH, else none."""
+    built = build.find()
+    path = built["helm"] if built else shutil.which("helm")
     return Path(path) if path else None
 
 
@@ -54,6 +48,11 @@ class Rendered:
     def pods(self) -> dict[str, Manifest]:
         """Pod templates by the name of their Deployment."""
         return {one["metadata"]["name"]: one["spec"]["template"] for one in self.of("Deployment")}
+
+    def config(self) -> dict[str, Any]:
+        """The controller's config file, parsed."""
+        text = self.one("ConfigMap", "tidegate-controller")["data"]["tidegate.toml"]
+        return tomllib.loads(text)
 
     def containers(self) -> Iterator[Manifest]:
         for pod in self.pods().values():

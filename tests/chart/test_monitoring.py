@@ -11,7 +11,10 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from prometheus_client.registry import Collector
 
+from autoscaler.activator.app import Activator
+from autoscaler.activator.metrics import ActivatorCollector
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.core.signals import NoReading
 from autoscaler.loop import ControlLoop
@@ -27,10 +30,16 @@ _METRIC = re.compile(r"\btidegate_[a-z_]+")
 
 def told() -> set[str]:
     """Every metric of controller and activator, as a query must spell it."""
-    idle = cast(ControlLoop, SimpleNamespace(records={}))
+    loop = cast(ControlLoop, SimpleNamespace(records={}))
+    activator = cast(Activator, SimpleNamespace(desks={}, link=SimpleNamespace(up=True)))
+    collectors: tuple[Collector, ...] = (
+        LoopCollector(loop, demand=lambda _: NoReading("no activator")),
+        ActivatorCollector(activator),
+    )
     names = {
         family.name + ("_total" if family.type == "counter" else "")
-        for family in LoopCollector(idle, demand=lambda _: NoReading("no activator")).collect()
+        for collector in collectors
+        for family in collector.collect()
     }
     for path in (ROOT / "autoscaler").rglob("*.py"):
         names |= set(re.findall(r'"(tidegate_[a-z_]+)"', path.read_text()))

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from autoscaler.contract import KEYS
+from autoscaler.app.activator import LEASE
+from autoscaler.contract import KEYS, OBJECT_KEYS
 from tests.chart.rendering import CHART, NAMESPACE, Helm
 
 KSERVE = "serving.kserve.io/v1beta1"
@@ -38,7 +39,7 @@ def test_notes_say_what_to_do_next(notes: Any) -> None:
     text = notes()
     assert "the whole cluster" in text
     assert "annotate deployment NAME tidegate.dev/enabled=true" in text
-    assert f"kubectl -n {NAMESPACE} get lease tidegate-controller" in text
+    assert f"leader=$(kubectl -n {NAMESPACE} get lease {LEASE} " in text
     assert "KServe" not in text
     assert "WARNING" not in text
 
@@ -87,7 +88,7 @@ def test_the_patch_of_kserve_adds_our_keys_and_changes_nothing_else(
     was = json.loads(before["data"].get("inferenceService", "{}"))
     listed = now.pop("serviceAnnotationDisallowedList")
     kept = was.pop("serviceAnnotationDisallowedList", [])
-    assert {f"tidegate.dev/{key.name}" for key in KEYS} <= set(listed)
+    assert {f"tidegate.dev/{key.name}" for key in (*KEYS, *OBJECT_KEYS)} <= set(listed)
     assert set(kept) <= set(listed)
     assert len(listed) == len(set(listed))
     assert now == was

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objects that are installed: they fit together, and ask for no more than they need."""
 
-import tomllib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autoscaler import cluster_settings
+from autoscaler.adapters.kubernetes.memory import SHARDS
+from autoscaler.adapters.kubernetes.vouching import AUDIENCE
+from autoscaler.app.activator import LEASE, TOKEN
+from autoscaler.cluster_settings import ClusterSettings, ScaleKind
 from tests.chart.rendering import CHART, NAMESPACE, Helm, Manifest, Rendered, set_values
 
-ROLLOUTS = {"group": "argoproj.io", "version": "v1alpha1", "resource": "rollouts"}
+ROLLOUTS = "rollouts.v1alpha1.argoproj.io"
 EVERYTHING: dict[str, Any] = {
     "image": {"repository": "registry.example/tidegate", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": ["pull"],
@@ -68,13 +73,12 @@ def test_no_permission_is_a_wildcard_or_reads_secrets(rendered: Rendered) -> Non
 
 
 def test_a_listed_namespace_is_all_that_a_controller_may_touch(helm: Helm) -> None:
-    """Beyond them it may only look at nodes and ask whose token it was shown."""
+    """Beyond them it may only ask whose token it was shown."""
     rendered = helm.render({"namespaces": ["team-a", "team-b"]})
     (cluster,) = rendered.of("ClusterRole")
-    assert {(r["resources"][0], tuple(r["verbs"])) for r in cluster["rules"]} == {
-        ("nodes", ("get", "list", "watch")),
-        ("tokenreviews", ("create",)),
-    }
+    assert [(r["resources"], r["verbs"]) for r in cluster["rules"]] == [
+        (["tokenreviews"], ["create"])
+    ]
     watched = {
         role["metadata"]["namespace"]
         for role in rendered.of("Role")
@@ -113,20 +117,39 @@ def test_only_the_subresource_scale_is_updated(rendered: Rendered) -> None:
     """Replicas are written in one place; of the workloads themselves only metadata is patched."""
     for role in rendered.of("Role") + rendered.of("ClusterRole"):
         for rule in role["rules"]:
-            if "update" in rule["verbs"] and rule["apiGroups"][0] in ("apps", "argoproj.io"):
-                assert all(name.endswith("/scale") for name in rule["resources"])
+            if rule["apiGroups"][0] in ("apps", "leaderworkerset.x-k8s.io", "argoproj.io"):
+                written = all(name.endswith("/scale") for name in rule["resources"])
+                assert rule["verbs"] == (
+                    ["get", "patch"] if written else ["list", "watch", "patch"]
+                )
+
+
+def test_the_lease_and_what_was_learned_are_reached_by_name(helm: Helm) -> None:
+    """Other Leases and ConfigMaps of the namespace are none of ours."""
+    rendered = helm.render()
+    rules = rendered.one("Role", "tidegate-controller-state")["rules"]
+    named = {r["resources"][0]: r["resourceNames"] for r in rules if "resourceNames" in r}
+    assert named == {
+        "leases": [LEASE],
+        "configmaps": [f"tidegate-state-{shard}" for shard in range(SHARDS)],
+    }
+    (lease,) = rendered.one("Role", "tidegate-activator-lease")["rules"]
+    assert lease["resourceNames"] == [LEASE]
+    for rule in rules:
+        assert (
+            "resourceNames" in rule or rule["verbs"] == ["create"] or rule["resources"] == ["pods"]
+        )
 
 
 def test_a_further_kind_can_be_read_and_scaled(helm: Helm) -> None:
-    """It is named in the config file and in the permissions alike."""
+    """What the config file names, the permissions name too."""
     rendered = helm.render({"scaleKinds": [ROLLOUTS]})
     rules = rendered.one("ClusterRole", "tidegate-controller")["rules"]
     ours = {r["resources"][0]: r["verbs"] for r in rules if r["apiGroups"] == ["argoproj.io"]}
     assert ours == {
-        "rollouts": ["get", "list", "watch", "patch"],
-        "rollouts/scale": ["get", "update", "patch"],
+        "rollouts": ["list", "watch", "patch"],
+        "rollouts/scale": ["get", "patch"],
     }
-    assert config(rendered)["kubernetes"]["scale-kinds"] == [ROLLOUTS]
 
 
 def test_every_container_is_restricted(rendered: Rendered) -> None:
@@ -215,20 +238,35 @@ def test_every_port_that_is_named_exists(rendered: Rendered) -> None:
             assert any(end["port"] in names for names in ports.values())
 
 
-def config(rendered: Rendered) -> dict[str, Any]:
-    text = rendered.one("ConfigMap", "tidegate-controller")["data"]["tidegate.toml"]
-    return tomllib.loads(text)
-
-
 def test_the_config_file_says_what_the_values_say(helm: Helm) -> None:
-    """TOML that can be read, at the addresses that probes and activators use."""
-    said = config(helm.render(EVERYTHING))
-    assert said["controller"] == {
-        "api": "0.0.0.0:8070",
-        "channel": "0.0.0.0:8071",
-        "tick": "0.5s",
+    """The controller reads it, and finds what was asked for."""
+    settings = cluster_settings.parse(helm.render(EVERYTHING).config())
+    assert settings == ClusterSettings(
+        tick_s=0.5,
+        namespaces=("team-a", "team-b"),
+        scale_kinds=(ScaleKind("rollouts", "v1alpha1", "argoproj.io"),),
+    )
+
+
+def test_ports_are_where_the_code_listens(helm: Helm) -> None:
+    """Probes, policies and the config file go by these names."""
+    pods, settings = helm.render().pods(), ClusterSettings()
+    ports = {
+        port["name"]: port["containerPort"]
+        for port in pods["tidegate-controller"]["spec"]["containers"][0]["ports"]
     }
-    assert said["kubernetes"]["namespaces"] == ["team-a", "team-b"]
+    assert ports == {"api": settings.api.port, "channel": settings.channel.port}
+
+
+def test_an_activator_finds_its_token_where_it_looks(helm: Helm) -> None:
+    """For the audience that the controller asks for."""
+    pod = helm.render().pods()["tidegate-activator"]["spec"]
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    (volume,) = pod["volumes"]
+    (source,) = volume["projected"]["sources"]
+    assert Path(mount["mountPath"]) / source["serviceAccountToken"]["path"] == TOKEN
+    assert source["serviceAccountToken"]["audience"] == AUDIENCE
+    assert mount["name"] == volume["name"]
 
 
 def test_a_changed_config_rolls_the_controller_and_nothing_else(helm: Helm) -> None:

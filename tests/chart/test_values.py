@@ -2,14 +2,18 @@
 """The values: few, checked, and the same wherever they are told."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from autoscaler.settings import ControllerSettings
+from autoscaler import cluster_settings
+from autoscaler.app.activator import app as activator
+from autoscaler.cluster_settings import ClusterSettings
 from docs import chart as pages
 from tests.chart.rendering import CHART, ROOT, Helm, Refused
 
@@ -51,7 +55,7 @@ def test_no_object_of_the_schema_takes_unknown_keys(path: str, node: dict[str, A
         ({"controller": {"replica": 3}}, "replica"),
         ({"activator": {"resources": {"limit": {}}}}, "limit"),
         ({"networkPolicy": {"apiFrom": [{"namespace": "x"}]}}, "namespace"),
-        ({"scaleKinds": [{"group": "a.io", "version": "v1", "kind": "Rollout"}]}, "resource"),
+        ({"scaleKinds": ["Rollout.argoproj.io"]}, "scaleKinds"),
         ({"tolerations": [{"keys": "gpu"}]}, "keys"),
         ({"controller": {"tickSeconds": 0}}, "tickSeconds"),
         ({"controller": {"tickSeconds": 61}}, "tickSeconds"),
@@ -76,9 +80,17 @@ def test_a_parent_chart_may_hand_down_its_globals(helm: Helm) -> None:
     assert helm.render({"global": {"team": "serving"}}).of("Deployment")
 
 
-def test_defaults_are_those_of_the_code() -> None:
-    """The chart says again what the settings say."""
-    assert VALUES["controller"]["tickSeconds"] == ControllerSettings().tick_s
+def test_defaults_are_those_of_the_code(helm: Helm) -> None:
+    """The config file of an untouched chart says what the controller would do without one."""
+    assert cluster_settings.parse(helm.render().config()) == ClusterSettings()
+
+
+def test_the_drain_is_that_of_the_code() -> None:
+    """An activator that is started by hand drains as long as the chart's."""
+    shown = CliRunner().invoke(activator, ["--help"]).stdout
+    said = re.search(r"default:\s+(\d+)\s+on\s+Kubernetes,\s+else\s+30", shown)
+    assert said
+    assert int(said[1]) == VALUES["activator"]["drainSeconds"]
 
 
 def test_every_value_is_described() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab import build, network
 from tests.lab.installed import Tidegate
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, kserve_crds
 
 REQUIRED = "TIDEGATE_LAB_REQUIRED"  # set where a lab that cannot be is a failure
 
@@ -49,6 +49,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def tidegate(lab: Lab) -> Tidegate:
     """Tidegate as its chart installs it, once for all tests."""
+    if kserve_crds() is not None:
+        lab.kserve()  # first: a kind that is installed later is found within a minute
     tidegate = Tidegate(lab)
     tidegate.install()
     return tidegate

@@ -55,6 +55,12 @@ class Tidegate:
         words = ("-o", "jsonpath={.spec.holderIdentity}")
         return self.lab.kubectl(*lease, *words, check=False).strip()
 
+    def renewed(self) -> str:
+        """When the Lease was renewed last, as text that sorts by time."""
+        lease = ("get", "lease", "tidegate-controller", "-n", self.namespace)
+        words = ("-o", "jsonpath={.spec.renewTime}")
+        return self.lab.kubectl(*lease, *words, check=False).strip()
+
     def service(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A service as the leading controller's API shows it; None: not known there (yet)."""
         for pod in self.pods("controller"):

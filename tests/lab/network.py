@@ -14,7 +14,7 @@ from typing import Final
 NODE_IP: Final = "10.244.255.1"
 POD_NETWORK: Final = "10.244.0.0/16"
 SERVICE_NETWORK: Final = "10.96.0.0/16"
-DNS_IP: Final = "10.96.0.10"
+DNS_IP: Final = NODE_IP  # what is sent to a ClusterIP without a Service, kube-proxy drops
 
 _CLONE_NEWNET: Final = 0x40000000
 

@@ -19,6 +19,8 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--model_name", default="model")
     parser.add_argument("--model_dir", type=Path, default=Path("/mnt/models"))
     parser.add_argument("--http_port", default="8080")
+    # Not KServe's: a server that is slow on purpose, by making every request wait for others.
+    parser.add_argument("--queue_delay", default="0s")
     return parser.parse_known_args()
 
 
@@ -44,9 +46,11 @@ def iris(cache: Path) -> Path:
 def main() -> None:
     args, _ignored = arguments()
     model = args.model_dir if has_model(args.model_dir) else iris(args.cache)
-    worker = ("-m", "autoscaler.cli", "worker", "--unsafe-pickle")
+    # As KServe's own servers do: its TCP probe would find a port that is open too early ready.
+    worker = ("-m", "autoscaler.cli", "worker", "--unsafe-pickle", "--listen-late")
     listen = ("--host", os.environ["POD_IP"], "--port", args.http_port)
-    command = (sys.executable, *worker, *listen, "--model", f"{args.model_name}={model}")
+    slow = ("--max-queue-delay", args.queue_delay)
+    command = (sys.executable, *worker, *listen, *slow, "--model", f"{args.model_name}={model}")
     os.execv(sys.executable, command)  # noqa: S606  our own worker
 
 

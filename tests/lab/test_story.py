@@ -4,6 +4,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -72,9 +73,28 @@ def asleep(lab: Lab, namespace: str, *, within_s: float = 40) -> None:
     lab.wait_for(lambda: replicas(lab, namespace) == 0, what="sleep", within_s=within_s)
 
 
+def events_on(lab: Lab, namespace: str, kind: str, name: str) -> str:
+    """The Events on one object that say it was put to sleep."""
+    about = f"reason=Slept,regarding.kind={kind},regarding.name={name}"
+    words = ("get", "events.events.k8s.io", "-n", namespace, "--field-selector", about)
+    return lab.kubectl(*words, "-o", "name").strip()
+
+
+def status(lab: Lab, namespace: str) -> str:
+    deployment = lab.get("deployment", TARGET, "-n", namespace)
+    return str(deployment["metadata"]["annotations"].get("tidegate.dev/status", ""))
+
+
 def our_slices(lab: Lab, namespace: str) -> list[str]:
     label = "endpointslice.kubernetes.io/managed-by=tidegate.dev"
     return lab.kubectl("get", "endpointslices", "-n", namespace, "-l", label, "-o", "name").split()
+
+
+def stands_still(tidegate: Tidegate, namespace: str) -> bool:
+    """Whether the activators saw no request for three seconds."""
+    before = tidegate.passed(namespace)
+    time.sleep(3)
+    return tidegate.passed(namespace) == before
 
 
 def url(lab: Lab, namespace: str) -> str:
@@ -100,7 +120,7 @@ async def test_twenty_cycles_of_two_hundred_clients_lose_nothing(
         for _ in range(CYCLES):
             storm = asyncio.create_task(clients.storm(each=5))
             while not storm.done():
-                most = max(most, await asyncio.to_thread(replicas, lab, iris) or 0)
+                most = max(most, await asyncio.to_thread(lambda: replicas(lab, iris) or 0))
                 await asyncio.sleep(0.2)
             total += await storm
             assert not total.lost, total
@@ -114,33 +134,23 @@ async def test_once_warm_requests_do_not_pass_the_activator(
 ) -> None:
     """The slice is gone and the activator's counter stands still while requests go on."""
     async with Clients(url(lab, iris), ROWS, count=8) as clients:
-        warm_at_s = time.monotonic() + 60
-
-        def warm() -> bool:
-            return time.monotonic() > warm_at_s or not our_slices(lab, iris)
-
         busy = True
         sending = asyncio.create_task(clients.until(lambda: not busy, pause_s=0.05))
-        while not await asyncio.to_thread(warm):
-            await asyncio.sleep(0.2)
-        assert not our_slices(lab, iris), "the activator stayed in the path of a warm service"
-        await asyncio.sleep(12)  # clients that came through the activator are moved off by then
-        before = tidegate.passed(iris)
-        await asyncio.sleep(3)
-        after = tidegate.passed(iris)
+        await asyncio.to_thread(
+            lab.wait_for, lambda: not our_slices(lab, iris), what="the slice to go", within_s=60
+        )
+        await asyncio.to_thread(
+            lab.wait_for, lambda: stands_still(tidegate, iris), what="the activators' counter"
+        )
         busy = False
         tally = await sending
     assert not tally.lost, tally
-    assert after == before
 
 
 def test_people_see_what_happened(lab: Lab, iris: str) -> None:
     """Events on the InferenceService and on its Deployment; the status line on the latter alone."""
-    events = lab.kubectl("get", "events", "-n", iris)
-    assert f"inferenceservice/{NAME}" in events
-    assert f"deployment/{TARGET}" in events
-    assert "Slept" in events
-    deployment = lab.get("deployment", TARGET, "-n", iris)
-    assert deployment["metadata"]["annotations"]["tidegate.dev/status"].startswith("asleep: 0")
+    for kind, name in (("InferenceService", NAME), ("Deployment", TARGET)):
+        lab.wait_for(partial(events_on, lab, iris, kind, name), what=f"an Event on {name}")
+    lab.wait_for(lambda: status(lab, iris).startswith("asleep: 0"), what="the status line")
     served = lab.get("inferenceservice", NAME, "-n", iris)
     assert "tidegate.dev/status" not in served["metadata"]["annotations"]

@@ -228,3 +228,12 @@ def test_a_model_that_mixes_rows_is_found_out_and_never_batched_again(
 
         assert list(pool.map(distinct, [3, 3])) == [[3.0, 3.0], [3.0, 3.0]]
         assert distinct(7) == [7.0, 7.0]  # alone, and without waiting for company
+
+
+def test_told_to_listen_late_the_port_opens_only_once_the_models_are_loaded(
+    models: Path, tmp_path: Path
+) -> None:
+    """A probe that merely connects finds nobody until requests can be served."""
+    with _worker_of_work(models, tmp_path, "--listen-late") as worker:
+        said = events(worker.log)
+    assert said.index("ready") < said.index("listening")

@@ -7,6 +7,7 @@ objects are ten times larger and slower than what `orjson` gives.
 """
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from http import HTTPStatus
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,7 +26,7 @@ import structlog
 from yarl import URL
 
 from autoscaler.adapters.kubernetes.credentials import Credentials, Login
-from autoscaler.adapters.kubernetes.errors import Unreachable, refusal, retry_after_s
+from autoscaler.adapters.kubernetes.errors import RETRY_S, Unreachable, refusal, retry_after_s
 from autoscaler.adapters.kubernetes.resources import Place, place_of
 from autoscaler.errors import GiveUp, TidegateError
 
@@ -41,7 +43,9 @@ HEADERS: Final = {
     "Accept-Encoding": "identity",
     "User-Agent": f"{FIELD_MANAGER}/1",
 }
-RENEW_AGAIN_S: Final = 10.0  # after credentials could not be read
+RENEW_AGAIN_S: Final = 10.0  # the least time between two readings of the credentials
+# A peer that vanished without a word is noticed within half a minute, in the middle of a watch too.
+KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 JSON: Final = "application/json"
 # Answers that say: not even begun, try again.
 BUSY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
@@ -59,13 +63,13 @@ class Patch(StrEnum):
 class Limits:
     """How long and how much a client asks.
 
-    `silence_s`: a watch that says nothing for so long is cut; bookmarks come each minute.
+    `silence_s`: a watch that says nothing for so long is cut; bookmarks come every minute or two.
     `patience_s`: the longest wait that a busy API server may ask for before the caller hears of it.
     """
 
     connect_s: float = 5.0
     request_s: float = 30.0
-    silence_s: float = 150.0
+    silence_s: float = 180.0
     patience_s: float = 5.0
     tries: int = 3
     at_once: int = 32  # requests; watches are not counted
@@ -112,6 +116,7 @@ class KubeApi:
         self._now_s = now_s
         self._login: Login | None = None
         self._logging_in = asyncio.Lock()
+        self._renew_from_s = -inf
         self._slots = asyncio.Semaphore(self.limits.at_once)
         self._session: aiohttp.ClientSession | None = None
 
@@ -124,7 +129,7 @@ class KubeApi:
         self._login = await self._credentials.login()
         self._session = aiohttp.ClientSession(
             # Bounded by `at_once`; watches stay open for minutes and must not use that up.
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
             headers=HEADERS,
             trust_env=True,
             read_bufsize=2**20,
@@ -150,9 +155,10 @@ class KubeApi:
         return self._now().server
 
     async def get(self, path: str, params: Params | None = None) -> Raw:
-        """One object, or a list in one piece."""
+        """One object, or a list in one piece, or what is no resource, as `/version`."""
         place = place_of(path)
-        return await self._ask(_Call("GET", "get" if place.name else "list", place, _text(params)))
+        verb = "get" if place.name or not place.resource else "list"
+        return await self._ask(_Call("GET", verb, place, _text(params)))
 
     async def create(self, path: str, body: Mapping[str, Any], params: Params | None = None) -> Raw:
         return await self._ask(
@@ -224,7 +230,7 @@ class KubeApi:
             raise Unreachable(
                 f"cannot {call}: the answer is not JSON ({error}); look at what stands between us "
                 f"and {self.server}",
-                after_s=1.0,
+                after_s=RETRY_S,
             ) from error
         if not isinstance(answer, dict):
             raise GiveUp(f"cannot {call}: the answer is no object; is {self.server} an API server?")
@@ -297,9 +303,13 @@ class KubeApi:
         return self._now()
 
     async def _renew(self, refused: Login) -> None:
-        """Read the credentials again, once for all requests that found them stale."""
+        """Read the credentials again, once for all requests that found them stale.
+
+        Where they stay wrong, an exec plugin must not be run for each request.
+        """
         async with self._logging_in:
-            if self._login is refused:
+            if self._login is refused and self._now_s() >= self._renew_from_s:
+                self._renew_from_s = self._now_s() + RENEW_AGAIN_S
                 self._login = await self._credentials.login(refused)
 
     def _now(self) -> Login:
@@ -315,8 +325,19 @@ class KubeApi:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unreachable(
                 f"cannot {call}: {_reason(error)}; check that {self.server} can be reached",
-                after_s=1.0,
+                after_s=RETRY_S,
             ) from error
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket for what `getaddrinfo` found, which notices when its peer is gone."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        option = getattr(socket, name, None)  # not every system has every one
+        if option is not None:
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -99,6 +99,7 @@ class KubernetesCluster:
         self.in_flight: Callable[[ServiceId], Mapping[str, float]] = lambda service: {}
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.synced: Callable[[], bool] = lambda: False
+        self.leads: Callable[[], bool] = lambda: True
         self.governed: dict[ServiceId, Governed] = {}
         self._api = api
         self._inventory = inventory
@@ -206,6 +207,8 @@ class KubernetesCluster:
         return self._views
 
     async def scale(self, service: ServiceId, replicas: int, *, generation: int) -> Refusal | None:
+        if not self.leads():
+            return Refusal("another controller leads by now")
         governed = self.governed.get(service)
         if governed is None or governed.view is None:
             return Refusal(f"{service} is no longer to be scaled")

@@ -14,7 +14,7 @@ import orjson
 from autoscaler.adapters.kubernetes.resources import Place
 from autoscaler.errors import GiveUp, RetryLater, TidegateError
 
-RETRY_S = 1.0  # where the server does not say how long to wait
+RETRY_S = 0.5  # where the server does not say how long to wait
 SAID_CHARS = 500  # of the server's own words; an HTML page of a proxy may be long
 
 

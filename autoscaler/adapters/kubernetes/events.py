@@ -152,7 +152,7 @@ class EventRecorder:
                 await self._write(series)
             except RetryLater as trouble:
                 self._again(series, trouble)
-                await asyncio.sleep(min(trouble.after_s, 1.0))
+                await asyncio.sleep(trouble.after_s)
             except TidegateError as trouble:
                 self.dropped += 1
                 log.warning("an event was not written", why=str(trouble))

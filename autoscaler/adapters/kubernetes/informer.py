@@ -37,8 +37,6 @@ Key = tuple[str, str]  # namespace (empty for what has none), name
 
 # What a parser may stumble on in an object that is not shaped as expected.
 MISSHAPEN: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-# A resource version that keeps being refused is given up: after a restored etcd it lies ahead.
-REFUSALS_UNTIL_RELIST: Final = 8
 
 
 class OnChange(Protocol[T_contra]):
@@ -52,12 +50,17 @@ class OnChange(Protocol[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """`watch_s`: how long one watch is asked for, at least; up to a fifth more by chance."""
+    """How often and how patiently the API server is asked.
+
+    `watch_s`: how long one watch is asked for, at least; up to a fifth more by chance. After
+    `refusals` in a row the version to go on from is given up: of a restored etcd it lies ahead.
+    """
 
     watch_s: float = 270.0
     absent_s: float = 60.0  # until a resource that is not installed is looked for again
     first_wait_s: float = 0.5
     longest_wait_s: float = 8.0
+    refusals: int = 8
 
 
 class Informer(Generic[T]):
@@ -118,7 +121,8 @@ class Informer(Generic[T]):
     def heard_at_s(self) -> float | None:
         """When the API server last spoke of this, on the clock given; None: not of all of it yet.
 
-        Of a quiet resource it speaks about once a minute, by bookmarks.
+        Of a quiet resource it speaks by bookmarks alone, and the first takes up to two minutes;
+        `trouble` tells within seconds that the connection is lost.
         """
         heard = [scope.heard_at_s for scope in self._scopes]
         return None if None in heard else min(at for at in heard if at is not None)
@@ -303,7 +307,7 @@ class _Scope:
         self._failures += 1
         if isinstance(trouble, Refused) and self._version:
             self._refusals += 1
-            if isinstance(trouble, Gone) or self._refusals >= REFUSALS_UNTIL_RELIST:
+            if isinstance(trouble, Gone) or self._refusals >= self._timing.refusals:
                 self._version = ""
         if isinstance(trouble, Gone) and self._failures == 1:
             log.info("listing anew", path=self._path, why=str(trouble))

@@ -10,29 +10,25 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from autoscaler.adapters.kubernetes.api import KubeApi, Raw
-from autoscaler.adapters.kubernetes.informer import Informer
-from autoscaler.adapters.kubernetes.resources import LEASES
+from autoscaler.adapters.kubernetes.api import KubeApi
+from autoscaler.adapters.kubernetes.election import Holder, LeaseHolder
 
 CHANNEL_ANNOTATION: Final = "tidegate.dev/channel"
 
 Address = tuple[str, int]
 
 
-def parse_address(raw: Raw) -> Address | None:
-    """The channel's address in a Lease, `IP:PORT` or `[IP]:PORT`; None: nobody holds it."""
-    if not (raw.get("spec") or {}).get("holderIdentity"):
-        return None
-    words = (raw["metadata"].get("annotations") or {}).get(CHANNEL_ANNOTATION, "")
-    host, _, port = words.rpartition(":")
+def channel_of(holder: Holder) -> Address | None:
+    """The channel's address, `IP:PORT` or `[IP]:PORT`; None: nobody leads, or says no place."""
+    host, _, port = holder.annotations.get(CHANNEL_ANNOTATION, "").rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not holder.identity or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         return None
     return host, int(port)
 
 
 class LeadingController:
-    """Follows one Lease; `address` is the present leader's, None while nobody is known to lead."""
+    """Who leads; `address` is where its channel is, None while nobody is known to lead."""
 
     def __init__(self) -> None:
         self.address: Address | None = None
@@ -43,9 +39,9 @@ class LeadingController:
         while self.address is None or self.address == address:
             await self._news.wait()
 
-    def lead(self, address: Address | None) -> None:
-        """The Lease says something else."""
-        self.address = address
+    def lead(self, holder: Holder) -> None:
+        """Another holds the Lease, or nobody, or the same one says something else."""
+        self.address = channel_of(holder)
         self._news.set()
         self._news = asyncio.Event()
 
@@ -56,16 +52,9 @@ async def leading_controller(
 ) -> AsyncIterator[LeadingController]:
     """Whoever holds the Lease of this name, for as long as the context lasts."""
     leader = LeadingController()
-    informer = Informer(
-        api,
-        LEASES,
-        parse=parse_address,
-        namespaces=(namespace,),
-        field_selector=f"metadata.name={lease}",
-        on_change=lambda key, old, new: leader.lead(new),
-    )
-    informer.start()
+    holder = LeaseHolder(api, namespace, lease, on_change=leader.lead)
+    holder.start()
     try:
         yield leader
     finally:
-        await informer.stop()
+        await holder.stop()

@@ -72,16 +72,20 @@ class ConfigMapMemoryStore:
 
     async def flush(self) -> None:
         """Write all that was noted, now. Raises the first error, after all were tried."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        await self.stop()
         results = await asyncio.gather(
             *(self._write(shard) for shard in sorted(self._changed)), return_exceptions=True
         )
         for error in results:
             if error is not None:
                 raise error
+
+    async def stop(self) -> None:
+        """Write no more by itself, until the next `save`."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _write_when_due(self) -> None:
         """Until everything is written. A failure costs a period, never the controller."""

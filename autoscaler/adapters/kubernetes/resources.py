@@ -48,6 +48,10 @@ class Place:
     subresource: str = ""
 
     @property
+    def resource(self) -> bool:
+        return self.plural != self.path
+
+    @property
     def what(self) -> str:
         """The resource with its subresource, as in a rule: `deployments/scale`."""
         return f"{self.plural}/{self.subresource}" if self.subresource else self.plural

@@ -7,9 +7,5 @@ tick = "{{ .Values.controller.tickSeconds }}s"
 
 [kubernetes]
 namespaces = {{ .Values.namespaces | toJson }}
-scale-kinds = [
-{{- range .Values.scaleKinds }}
-  {{ printf "%s.%s.%s" .resource .version .group | toJson }},
-{{- end }}
-]
+scale-kinds = {{ .Values.scaleKinds | toJson }}
 {{- end }}

@@ -68,7 +68,7 @@ class FakeApiServer:
     async def up(self) -> None:
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{rest:.*}", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.0)
+        self._runner = web.AppRunner(app, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
@@ -76,9 +76,18 @@ class FakeApiServer:
         self.url = f"http://127.0.0.1:{self.port}"
 
     async def down(self) -> None:
-        self.cut_watches()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        """Go away, breaking off every watch."""
+        self.held.set()
+        if self._runner is None:
+            return
+        for site in tuple(self._runner.sites):
+            await site.stop()
+        async with asyncio.timeout(5):
+            while self._watches:
+                self.cut_watches()
+                await asyncio.sleep(0)
+        await self._runner.cleanup()
+        self._runner = None
 
     def kubeconfig(self, folder: Path, *, token: str = "any", namespace: str = "here") -> Path:  # noqa: S107
         """Written as JSON, which is YAML."""
@@ -119,6 +128,10 @@ class FakeApiServer:
     async def until_watched(self, count: int = 1) -> None:
         async with asyncio.timeout(5), self._changed:
             await self._changed.wait_for(lambda: len(self._watches) >= count)
+
+    @property
+    def watched(self) -> int:
+        return len(self._watches)
 
     def compact(self) -> None:
         """Forget all history: who resumes from before now gets 410 Gone."""
@@ -293,9 +306,17 @@ def _concerns(change: Change, place: Place, query: dict[str, str]) -> bool:
 
 def _selected(raw: Raw, query: dict[str, str]) -> bool:
     name = query.get("fieldSelector", "").removeprefix("metadata.name=")
-    pairs = [pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair]
     labels = raw["metadata"].get("labels", {})
-    return name in {"", raw["metadata"]["name"]} and all(labels.get(n) == v for n, v in pairs)
+    terms = [term for term in query.get("labelSelector", "").split(",") if term]
+    return name in {"", raw["metadata"]["name"]} and all(_meets(labels, term) for term in terms)
+
+
+def _meets(labels: Raw, term: str) -> bool:
+    """`NAME`, `NAME=VALUE` or `NAME!=VALUE`; who lacks the label meets the last."""
+    name, sign, value = term.partition("=")
+    if name.endswith("!"):
+        return bool(labels.get(name.removesuffix("!")) != value)
+    return name in labels and (not sign or bool(labels[name] == value))
 
 
 def _merged(old: Any, patch: Any) -> Any:

@@ -86,13 +86,17 @@ async def register(rest: Rest, facts: NodeFacts) -> None:
 
 async def keep_alive(rest: Rest, facts: NodeFacts) -> None:
     """Renew the Lease for ever, and say Ready again after somebody doubted it."""
+    failed = False
     while True:
         try:
             await _renew(rest, facts.name)
             await _stay_ready(rest, facts)
+            failed = False
             await asyncio.sleep(HEARTBEAT_S)
         except (RetryLater, Refused) as error:
-            log.info("heartbeat_failed", node=facts.name, why=str(error))
+            if not failed:  # an outage is one line
+                log.info("heartbeat_failed", node=facts.name, why=str(error))
+            failed = True
             await asyncio.sleep(RETRY_S)
 
 
