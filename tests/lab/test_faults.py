@@ -42,6 +42,8 @@ def busy(lab: Lab, tidegate: Tidegate) -> Iterator[Place]:
             "tidegate.dev/scale-to-zero-after": "20s",
         }
         place.apply(deployment, a_service("iris"))
+        lab.wait_for(lambda: in_path(place), what="the activator's slice")
+        lab.wait_for(lambda: place.answers("iris"), what="an activator behind the Service")
         yield place
 
 
@@ -125,11 +127,7 @@ async def test_a_new_leader_wakes_what_the_old_one_put_to_sleep(
 ) -> None:
     """Requests that come while nobody leads are held, and answered once somebody does."""
     url = f"http://{busy.cluster_ip('iris')}/v1/models/iris:predict"
-    await asyncio.to_thread(
-        lab.wait_for, lambda: in_path(busy), what="the activator's slice", within_s=30
-    )
-    leader = tidegate.leader()
-    lab.kill_pod(leader)
+    lab.kill_pod(tidegate.leader())
     async with Clients(url, ROWS, count=8) as clients:
         tally = await clients.storm()
     assert not tally.lost, tally
