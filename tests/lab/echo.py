@@ -3,7 +3,8 @@
 
 It starts in a moment and leaves well: after SIGTERM it is not ready, still answers everything with
 `Connection: close`, and goes once nothing came for a while. `/ready` is its readiness; any other
-path answers 200 and a JSON object. With --predictor_host (as KServe passes it to a transformer)
+path answers 200 and a JSON object, but `/metrics`, which tells in our worker's words how busy it
+is. With --predictor_host (as KServe passes it to a transformer)
 POSTs are forwarded there. Unknown arguments are ignored, as KServe may add some.
 """
 
@@ -32,6 +33,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_known_args()[0]
 
 
+METRICS = """\
+# TYPE tidegate_worker_requests_in_flight gauge
+tidegate_worker_requests_in_flight {state.busy}
+# TYPE tidegate_worker_requests_arrived counter
+tidegate_worker_requests_arrived_total {state.arrived}
+"""
+
+
 class State:
     """What all connections share."""
 
@@ -40,6 +49,8 @@ class State:
         self.ready_at_s = asyncio.get_running_loop().time() + args.ready_after
         self.leaving = False
         self.answered = 0
+        self.arrived = 0
+        self.busy = 0
         self.in_flight = 0
         self.heard_at_s = asyncio.get_running_loop().time()
 
@@ -98,16 +109,16 @@ class Connection(asyncio.Protocol):
         try:
             if before is not None:
                 await before
-            if path == "/ready":
-                status, said = await self._readiness()
+            kind = "application/json"
+            if path == "/metrics":
+                status, content, kind = 200, METRICS.format(state=state).encode(), "text/plain"
             else:
-                state.heard_at_s = asyncio.get_running_loop().time()
-                status, said = await self._say(method, path, body)
-            content = json.dumps(said).encode()
+                status, said = await self._said(method, path, body)
+                content = json.dumps(said).encode()
             keep = keep and not state.leaving
             self._transport.write(
                 f"HTTP/1.1 {status} {http.client.responses.get(status, '')}\r\n"
-                f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+                f"Content-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
                 f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n".encode()
                 + content
             )
@@ -115,6 +126,18 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         finally:
             state.in_flight -= 1
+
+    async def _said(self, method: str, path: str, body: bytes) -> tuple[int, object]:
+        state = self._state
+        if path == "/ready":
+            return await self._readiness()
+        state.heard_at_s = asyncio.get_running_loop().time()
+        state.arrived += 1
+        state.busy += 1
+        try:
+            return await self._say(method, path, body)
+        finally:
+            state.busy -= 1
 
     async def _readiness(self) -> tuple[int, object]:
         ready = self._state.ready

@@ -5,6 +5,7 @@ A service is a scale target that somebody's annotations ask us to scale. Its vie
 anew only when something about it changed: ticks over thousands of services read memory.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -106,6 +107,7 @@ class KubernetesCluster:
         self._inventory = inventory
         self._clock = clock
         self._declared: dict[Owner, tuple[Wanted, ...]] = {}
+        self._speakers: defaultdict[ServiceId, dict[Owner, Wanted]] = defaultdict(dict)
         self._of_target: dict[Target, ServiceId] = {}
         self._resources: dict[str, Resource] = {}
         self._kinds: dict[str, Resource] = {}
@@ -122,7 +124,8 @@ class KubernetesCluster:
 
     def hears(self, resource: Resource) -> None:
         """Objects of this kind may carry annotations, or be scaled."""
-        self._kinds[resource.kind] = resource
+        if resource.kind:
+            self._kinds[resource.kind] = resource
 
     def resource_of(self, kind: str) -> Resource | None:
         return self._kinds.get(kind)
@@ -136,8 +139,13 @@ class KubernetesCluster:
             self._declared[owner] = wanted
         else:
             self._declared.pop(owner, None)
-        for each in {w.target: w for w in (*before, *wanted)}.values():
-            self._settle(ServiceId(each.target.namespace, each.target.name))
+        for each in before:
+            self._speakers[_service_of(each)].pop(owner, None)
+        for each in wanted:
+            self._speakers[_service_of(each)][owner] = each
+            self._learn_kind(each)
+        for service in dict.fromkeys(_service_of(each) for each in (*before, *wanted)):
+            self._settle(service)
 
     def workload_changed(self, old: Workload | None, new: Workload | None) -> None:
         self._inventory.workload_changed(old, new)
@@ -236,20 +244,16 @@ class KubernetesCluster:
 
     def _settle(self, service: ServiceId) -> None:
         """Find out who speaks for a service now; of several the first by name, and it is said."""
-        speakers = [
-            (owner, wanted)
-            for owner, all_wanted in sorted(self._declared.items())
-            for wanted in all_wanted
-            if (wanted.target.namespace, wanted.target.name) == (service.namespace, service.name)
-        ]
+        speakers = self._speakers[service]
         if not speakers:
+            del self._speakers[service]
             governed = self.governed.pop(service, None)
             if governed is not None:
                 self._of_target.pop(governed.target, None)
             self._scheduled.discard(service)
             self._changed(service)
             return
-        wanted = speakers[0][1]
+        wanted = speakers[min(speakers)]
         governed = self.governed.setdefault(service, Governed(wanted))
         self._of_target.pop(governed.target, None)
         governed.wanted = wanted
@@ -259,6 +263,13 @@ class KubernetesCluster:
         if governed.policy is not None and governed.policy.schedule:
             self._scheduled.add(service)
         self._changed(service)
+
+    def _learn_kind(self, wanted: Wanted) -> None:
+        """Of a kind that the settings name by its plural, its objects alone tell the name."""
+        resource = self._resources.get(wanted.target.plural)
+        if resource is not None and not resource.kind:
+            self._kinds[wanted.target.kind] = replace(resource, kind=wanted.target.kind)
+            self._resources[resource.plural] = self._kinds[wanted.target.kind]
 
     def _touch(self, target: Target) -> None:
         service = self._of_target.get(target)
@@ -276,9 +287,10 @@ class KubernetesCluster:
         workload = self._inventory.workloads.get(governed.target)
         if workload is None or governed.policy is None:
             governed.view = None
-            governed.problem = _words(governed.wanted) or (
-                f"there is no {governed.wanted.target.kind} {governed.wanted.target.name} yet"
-            )
+            governed.problem = _words(governed.wanted)
+            if governed.wanted.policy is not None:
+                target = governed.wanted.target
+                governed.problem = f"there is no {target.kind} {target.name} yet"
             return None
         scale, written_by = _count_of(governed, workload)
         if scale == 0 and governed.view is not None and governed.scale == 0 and not governed.parked:
@@ -415,6 +427,10 @@ def _state(pod: Pod) -> ReplicaState:
     if pod.ready:
         return ReplicaState.READY
     return ReplicaState.FAILED if pod.failed else ReplicaState.STARTING
+
+
+def _service_of(wanted: Wanted) -> ServiceId:
+    return ServiceId(wanted.target.namespace, wanted.target.name)
 
 
 def _words(wanted: Wanted) -> str:

@@ -4,7 +4,7 @@
 A cluster has tens of thousands of pods; only what a decision or a route needs stays in memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Final
@@ -175,8 +175,13 @@ def our_slice(raw: Raw) -> Slice:
     )
 
 
-def workload(raw: Raw, *, plural: str) -> Workload:
-    """A Deployment, a StatefulSet, or anything else with `spec.replicas`."""
+def workload(
+    raw: Raw, *, plural: str, read: Callable[..., tuple[Wanted, ...]] = wanted
+) -> Workload:
+    """A Deployment, a StatefulSet, or anything else with `spec.replicas`.
+
+    `read(raw, plural=...)` tells what its annotations ask for.
+    """
     meta, spec = raw["metadata"], raw.get("spec", {})
     template = spec.get("template") or {}
     containers = (template.get("spec") or {}).get("containers", ())
@@ -198,7 +203,7 @@ def workload(raw: Raw, *, plural: str) -> Workload:
         probe=_probe(containers),
         written_by=_written_by(meta),
         status=(meta.get("annotations") or {}).get("tidegate.dev/status"),
-        wanted=wanted(raw, plural=plural),
+        wanted=read(raw, plural=plural),
     )
 
 

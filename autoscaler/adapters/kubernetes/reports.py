@@ -12,10 +12,15 @@ from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
 from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
 from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.inventory import Inventory
+<<<<<<< HEAD
 from autoscaler.core.decide import Decision
 from autoscaler.core.path import BLIND
+=======
+from autoscaler.core.decide import COOL_OFF_S, Decision
+>>>>>>> features
 from autoscaler.core.signals import ServiceId
 from autoscaler.loop import Record
+from autoscaler.manifests import Problem
 
 STATUS: Final = "tidegate.dev/status"
 
@@ -40,6 +45,7 @@ class Reports:
         self._blind = blind
         self._decisions: dict[ServiceId, Decision] = {}
         self._problems: dict[ServiceId, str] = {}
+        self._warnings: dict[ServiceId, tuple[Problem, ...]] = {}
 
     def recorded(self, record: Record) -> None:
         """A decision was made and carried out, or refused."""
@@ -56,6 +62,9 @@ class Reports:
         elif before is not None and before.state is not decision.state and governed.parked:
             words = f"{governed.written_by} set the count to 0; it stays 0 until it is set above"
             self._event(governed, "SwitchedOff", words)
+        elif before is not None and governed.written_by and before.current != decision.current:
+            words = f"{governed.written_by} set the count to {decision.current}; "
+            self._event(governed, "LeftAlone", words + f"left alone for {COOL_OFF_S:.0f} s")
         if before is None or _line(before) != _line(decision):
             self._status(governed, _line(decision))
 
@@ -63,14 +72,32 @@ class Reports:
         """Say why services that are asked for are not scaled at all; call it once a tick."""
         for gone in self._problems.keys() - self._cluster.governed.keys():
             del self._problems[gone]
+            self._warnings.pop(gone, None)
             self._decisions.pop(gone, None)
         for service, governed in self._cluster.governed.items():
             if governed.view is None:
                 self._say_problem(service, governed)
 
+<<<<<<< HEAD
     def _say_problem(self, service: ServiceId, governed: Governed, other: str = "") -> None:
         words = governed.problem or other
         if words == self._problems.get(service, ""):
+=======
+    def problem(self, service: ServiceId, words: str) -> None:
+        """Say something that a person has to mend, which the cluster cannot know."""
+        governed = self._cluster.governed.get(service)
+        if governed is not None and words != self._problems.get(service, ""):
+            self._problems[service] = words
+            self._event(governed, "NeedsAttention", words, kind=Kind.WARNING)
+
+    def _say_problem(self, service: ServiceId, governed: Governed) -> None:
+        warnings = governed.wanted.warnings
+        for warning in warnings:
+            if warning not in self._warnings.get(service, ()):
+                self._event(governed, "PolicyWarning", str(warning), kind=Kind.WARNING)
+        self._warnings[service] = warnings
+        if governed.problem == self._problems.get(service, ""):
+>>>>>>> features
             return
         self._problems[service] = words
         if words:

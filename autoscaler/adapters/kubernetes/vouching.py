@@ -9,6 +9,7 @@ from autoscaler.channel import Hello
 from autoscaler.errors import TidegateError
 
 AUDIENCE: Final = "tidegate"
+ACCOUNT: Final = "tidegate-activator"  # the one that the chart gives to activators
 POD: Final = "authentication.kubernetes.io/pod-name"
 
 
@@ -17,10 +18,10 @@ class Vouching:
 
     def __init__(self, api: KubeApi, namespace: str) -> None:
         self._api = api
-        self._users = f"system:serviceaccount:{namespace}:"
+        self._user = f"system:serviceaccount:{namespace}:{ACCOUNT}"
 
     async def why_not(self, hello: Hello) -> str | None:
-        """None: the token is that of the pod it names, in our namespace; else why it is refused."""
+        """None: the token is an activator's, of the pod it names; else why it is refused."""
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
@@ -34,8 +35,8 @@ class Vouching:
         if not status.get("authenticated") or AUDIENCE not in status.get("audiences", ()):
             return f"its token is not valid: {status.get('error', 'not for us')}"
         user = status.get("user", {})
-        if not str(user.get("username", "")).startswith(self._users):
-            return f"its token is that of {user.get('username')}, not of this namespace"
+        if user.get("username") != self._user:
+            return f"its token is that of {user.get('username')}, not of {self._user}"
         pods = (user.get("extra") or {}).get(POD, [])
         if pods and hello.pod not in pods:
             return f"its token is that of pod {pods[0]}, not of {hello.pod}"

@@ -26,6 +26,7 @@ from autoscaler.adapters.kubernetes.objects import (
     Slice,
     Workload,
 )
+from autoscaler.adapters.kubernetes.policies import Policies
 from autoscaler.adapters.kubernetes.resources import (
     DEPLOYMENTS,
     ENDPOINT_SLICES,
@@ -40,7 +41,7 @@ from autoscaler.adapters.kubernetes.resources import (
     Resource,
 )
 from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
-from autoscaler.manifests import Wanted, wanted
+from autoscaler.manifests import Wanted
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class Watches:
         self._inventory = inventory
         self._cluster = cluster
         self._routes = routes
+        self._policies = Policies(api, on_change=cluster.declared)
         everywhere = scope.namespaces
         self._activators = Informer(
             api,
@@ -106,12 +108,13 @@ class Watches:
         for resource in (*SCALED, *scope.more_kinds):
             cluster.scales(resource)
             cluster.hears(resource)
-            parse = partial(objects.workload, plural=resource.plural)
-            self._add(api, resource, parse, everywhere, self._workload)
+            read = partial(objects.workload, plural=resource.plural, read=self._policies.wanted)
+            self._add(api, resource, read, everywhere, self._workload)
         for resource in SPOKEN_FOR:
             cluster.hears(resource)
             told = partial(self._declared, resource.plural)
-            self._add(api, resource, wanted, everywhere, told)
+            parse = partial(self._policies.wanted, plural=resource.plural)
+            self._add(api, resource, parse, everywhere, told)
         for resource in (HPAS, SCALED_OBJECTS):
             self._add(api, resource, objects.autoscaler, everywhere, self._other_scaler)
         cluster.synced = lambda: self.synced
@@ -148,7 +151,9 @@ class Watches:
         return {plural: now_s - at_s for plural, at_s in heard.items() if at_s is not None}
 
     async def wait_synced(self) -> None:
+        """Until everything was listed once, and every ConfigMap that is named was read."""
         await asyncio.gather(*(informer.wait_synced() for informer in self._informers))
+        await self._policies.wait_read()
 
     def start(self) -> "asyncio.Task[None]":
         """Run all informers; the task ends early only with an error of ours: watch it."""
@@ -157,6 +162,7 @@ class Watches:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as running:
+            running.create_task(self._policies.run(), name="policies")
             for informer in self._informers:
                 running.create_task(informer.run())
 
@@ -168,6 +174,8 @@ class Watches:
     # Who is told what
 
     def _workload(self, key: Key, old: Workload | None, new: Workload | None) -> None:
+        if old is not None and new is None:
+            self._policies.forget(old.key)
         self._cluster.workload_changed(old, new)
 
     def _pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
@@ -190,6 +198,8 @@ class Watches:
         old: tuple[Wanted, ...] | None,
         new: tuple[Wanted, ...] | None,
     ) -> None:
+        if new is None:
+            self._policies.forget((plural, *key))
         self._cluster.declared((plural, *key), new or ())
 
     def _other_scaler(self, key: Key, old: OtherScaler | None, new: OtherScaler | None) -> None:

@@ -12,11 +12,13 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
+from autoscaler import schedule
 from autoscaler.adapters.local.kept import KeptProcess
 from autoscaler.adapters.local.replicas import LocalReplica, LocalService, Owner, Site
 from autoscaler.adapters.plain_http import At
@@ -70,10 +72,10 @@ class _Service:
     def wanted(self) -> list[LocalReplica]:
         return [r for r in self.replicas if r.report.state is not ReplicaState.DRAINING]
 
-    def view(self) -> ServiceView:
+    def view(self, now: datetime) -> ServiceView:
         return ServiceView(
             service=self.spec.service,
-            policy=self.spec.policy,
+            policy=schedule.bounds_at(self.spec.policy, now),
             generation=self.generation,
             scale=len(self.wanted),
             replicas=tuple(replica.report for replica in self.replicas),
@@ -105,13 +107,18 @@ class LocalCluster:
         site: Site,
         activators: Activators,
         on_change: Callable[[ServiceId], None] = lambda service: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`on_change` is called whenever a replica of the service changed its state."""
+        """`on_change` is called whenever a replica of the service changed its state.
+
+        `now`: by which the schedules of policies go.
+        """
         _check(services)
         self._services = {spec.service: _Service(spec) for spec in services}
         self._site = site
         self._activators = activators
         self._on_change = on_change
+        self._now = now
         self._lives: dict[LocalReplica, asyncio.Task[None]] = {}
         self._kept: list[KeptProcess] = []
         self._closing = False
@@ -145,7 +152,7 @@ class LocalCluster:
         return {service: self.view(service) for service in self._services}
 
     def view(self, service: ServiceId) -> ServiceView:
-        return self._services[service].view()
+        return self._services[service].view(self._now())
 
     async def scale(self, service: ServiceId, replicas: int, *, generation: int) -> Refusal | None:
         held = self._services.get(service)
