@@ -12,12 +12,8 @@ from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
 from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
 from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.inventory import Inventory
-<<<<<<< HEAD
-from autoscaler.core.decide import Decision
-from autoscaler.core.path import BLIND
-=======
 from autoscaler.core.decide import COOL_OFF_S, Decision
->>>>>>> features
+from autoscaler.core.path import BLIND
 from autoscaler.core.signals import ServiceId
 from autoscaler.loop import Record
 from autoscaler.manifests import Problem
@@ -78,26 +74,14 @@ class Reports:
             if governed.view is None:
                 self._say_problem(service, governed)
 
-<<<<<<< HEAD
     def _say_problem(self, service: ServiceId, governed: Governed, other: str = "") -> None:
-        words = governed.problem or other
-        if words == self._problems.get(service, ""):
-=======
-    def problem(self, service: ServiceId, words: str) -> None:
-        """Say something that a person has to mend, which the cluster cannot know."""
-        governed = self._cluster.governed.get(service)
-        if governed is not None and words != self._problems.get(service, ""):
-            self._problems[service] = words
-            self._event(governed, "NeedsAttention", words, kind=Kind.WARNING)
-
-    def _say_problem(self, service: ServiceId, governed: Governed) -> None:
         warnings = governed.wanted.warnings
         for warning in warnings:
             if warning not in self._warnings.get(service, ()):
                 self._event(governed, "PolicyWarning", str(warning), kind=Kind.WARNING)
         self._warnings[service] = warnings
-        if governed.problem == self._problems.get(service, ""):
->>>>>>> features
+        words = governed.problem or other
+        if words == self._problems.get(service, ""):
             return
         self._problems[service] = words
         if words:
