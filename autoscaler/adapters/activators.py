@@ -153,6 +153,7 @@ class ActivatorHub:
         self._processes: dict[str, _Process] = {}  # by token; those that went away are in _ended
         self._gone: dict[str, _Process] = {}  # connection lost; totals count, slots maybe in use
         self._base: dict[str, Demand] = {}  # totals of those that will never speak again
+        self._published = False  # before the first table, silence: an empty one ends services
         self._expected = 1
         self._expected_by_hello = True
         self._server: asyncio.Server | None = None
@@ -210,8 +211,9 @@ class ActivatorHub:
 
     def publish(self, routes: Mapping[str, Route]) -> None:
         """Replace the route table; every activator is told at once if anything changed."""
-        if routes == self._routes:
+        if routes == self._routes and self._published:
             return
+        self._published = True
         self._routes = dict(routes)
         self._base = {name: total for name, total in self._base.items() if name in routes}
         self._deal(self._routes)
@@ -456,6 +458,8 @@ class ActivatorHub:
     # Telling them
 
     def _send_all(self) -> None:
+        if not self._published:
+            return
         for process in self._processes.values():
             if process.unsent and process.heard_at_s is not None:
                 self._send(process)

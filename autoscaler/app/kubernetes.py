@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,11 +38,12 @@ from autoscaler.api.status import create_api
 from autoscaler.app.serving import ApiServer
 from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.cluster_settings import ClusterSettings
-from autoscaler.errors import GiveUp
+from autoscaler.errors import GiveUp, RetryLater
 from autoscaler.loop import ControlLoop
 
 log = structlog.get_logger(__name__)
 
+FIRST_LOOK_S: Final = 0.5  # between two tries of a new leader to see everything
 LEASE: Final = "tidegate-controller"
 Task = asyncio.Task[None]
 
@@ -112,7 +114,11 @@ class KubernetesController:
         self._events = EventRecorder(api, component="tidegate-controller", instance=place.pod)
         self._annotations = AnnotationWriter(api)
         self._reports = Reports(
-            self._events, self._annotations, cluster=self._cluster, inventory=inventory
+            self._events,
+            self._annotations,
+            cluster=self._cluster,
+            inventory=inventory,
+            blind=self._demand.blind,
         )
         self._store = ConfigMapMemoryStore(api, namespace=place.namespace)
         self._loop = ControlLoop(
@@ -206,8 +212,8 @@ class KubernetesController:
             coalesce=True,
         )
         scheduler.start()
-        self._ticker.tick_all()
         try:
+            await self._look_around()
             async with asyncio.TaskGroup() as acting:
                 acting.create_task(self._ticker.run(), name="ticks")
                 acting.create_task(self._routes.run(), name="slices")
@@ -215,6 +221,16 @@ class KubernetesController:
                 acting.create_task(self._demand.run(), name="scrapes")
         finally:
             scheduler.shutdown(wait=False)
+
+    async def _look_around(self) -> None:
+        """Decide on every service once before any activator is told anything."""
+        while True:
+            await self._loop.tick()
+            with suppress(RetryLater):
+                if self._loop.records.keys() >= (await self._cluster.services()).keys():
+                    break
+            await asyncio.sleep(FIRST_LOOK_S)
+        self._routes.begin()
 
     async def _lost(self) -> None:
         """No longer the leader, told to stop or not: what is known here is no longer the truth."""

@@ -5,8 +5,9 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
-from tests.lab import build, network
+from tests.lab import build, network, story
 from tests.lab.lab import Lab, LabError
 
 
@@ -15,8 +16,11 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("build", help="find or build the control plane, Helm and kwok")
     verbs.add_parser("shell", help="a shell inside a fresh lab; it ends with the shell")
+    verbs.add_parser("demo", help="sklearn-iris to zero and back in a fresh lab, as it happens")
     verb = parser.parse_args().verb
-    return {"build": _build, "shell": _shell}[verb]()
+    if verb == "build":
+        return _build()
+    return _in_a_lab({"shell": _shell, "demo": _demo}[verb])
 
 
 def _build() -> int:
@@ -32,7 +36,8 @@ def _build() -> int:
     return 0
 
 
-def _shell() -> int:
+def _in_a_lab(do: Callable[[Lab], int]) -> int:
+    """Bring a lab up, do something in it, and end it all."""
     why = network.why_impossible()
     if why is not None:
         sys.stderr.write(f"lab: {why}\n")
@@ -44,18 +49,26 @@ def _shell() -> int:
         return 1
     try:
         lab.start()
-        sys.stderr.write(
-            f"lab: up in {lab.start_s:.1f} s. kubectl, helm and kwok talk to it; ClusterIPs and "
-            f"pod addresses can be reached from here;\n     logs are in {lab.folder}. "
-            f"Leave the shell to end it all.\n"
-        )
-        shell = os.environ.get("SHELL", "/bin/sh")
-        return subprocess.call([shell], env={**lab.env, "PS1": "(lab) \\w $ "})  # noqa: S603
+        sys.stderr.write(f"lab: up in {lab.start_s:.1f} s, logs in {lab.folder}\n")
+        return do(lab)
     except LabError as trouble:
         sys.stderr.write(f"lab: {trouble}\n")
         return 1
     finally:
         lab.close()
+
+
+def _shell(lab: Lab) -> int:
+    sys.stderr.write(
+        "lab: kubectl, helm and kwok talk to it; ClusterIPs and pod addresses can be reached from "
+        "here.\n     Leave the shell to end it all.\n"
+    )
+    shell = os.environ.get("SHELL", "/bin/sh")
+    return subprocess.call([shell], env={**lab.env, "PS1": "(lab) \\w $ "})  # noqa: S603
+
+
+def _demo(lab: Lab) -> int:
+    return 0 if story.tell(lab) else 1
 
 
 if __name__ == "__main__":

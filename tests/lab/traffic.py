@@ -42,6 +42,7 @@ class Clients:
         self._body = body
         self._count = count
         self._headers = headers or {}
+        self.sent = 0  # by all clients, so far
         half = count // 2
         forever = httpx.Limits(max_connections=half, max_keepalive_connections=half)
         never = httpx.Limits(max_connections=count - half, max_keepalive_connections=0)
@@ -78,6 +79,7 @@ class Clients:
         while goes_on(tally.sent):
             began_s = time.monotonic()
             tally.sent += 1
+            self.sent += 1
             try:
                 answer = await client.post(self._url, json=self._body, headers=self._headers)
             except httpx.HTTPError as error:

@@ -292,7 +292,10 @@ class KubernetesCluster:
                 target = governed.wanted.target
                 governed.problem = f"there is no {target.kind} {target.name} yet"
             return None
-        governed.scale, governed.written_by = _count_of(governed, workload)
+        scale, written_by = _count_of(governed, workload)
+        if scale == 0 and governed.view is not None and governed.scale == 0 and not governed.parked:
+            written_by = ""  # whoever wrote the object again left the count as it was
+        governed.scale, governed.written_by = scale, written_by
         policy = self._policy(governed, governed.policy)
         view = ServiceView(
             service=service,

@@ -233,16 +233,19 @@ def _selector(raw: Any) -> Labels | None:
 def _written_by(meta: Raw) -> str:
     """Who last changed `spec.replicas`, by the API server's own notes.
 
-    An object's first generation is as it was made: nobody has changed anything since.
+    A count that was written together with the object is how it was made, and nobody's change. (The
+    generation does not tell: annotations count it up as well.)
     """
-    if meta.get("generation", 0) <= 1:
-        return ""
     writers = [
-        entry.get("manager", "unknown")
+        entry
         for entry in meta.get("managedFields") or ()
         if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
     ]
-    return "" if FIELD_MANAGER in writers or not writers else str(writers[-1])
+    if not writers or any(entry.get("manager") == FIELD_MANAGER for entry in writers):
+        return ""
+    if any(entry.get("time") == meta.get("creationTimestamp") for entry in writers):
+        return ""
+    return str(writers[-1].get("manager", "unknown"))
 
 
 def _metrics(annotations: Mapping[str, str]) -> tuple[int, str] | None:

@@ -98,6 +98,7 @@ class KubernetesRoutes:
         self._service_of: dict[str, ServiceId] = {}  # by route key
         self._stale: set[ServiceId] = set()
         self._publishing: asyncio.TimerHandle | None = None
+        self._complete = False
         self._due: set[Name] = set()
         self._news = asyncio.Event()
         self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
@@ -130,6 +131,15 @@ class KubernetesRoutes:
             if state.wanted:
                 for kube in self._services(service):
                     self._reconcile(kube.key)
+
+    def begin(self) -> None:
+        """Every service has been looked at once: from now on activators are told.
+
+        Before that a table would lack services, and an activator ends those that it does not name;
+        and a slice whose service is not known yet would be taken for one that nobody wants.
+        """
+        self._complete = True
+        self._publish()
 
     # ports.RouteTable
 
@@ -199,7 +209,11 @@ class KubernetesRoutes:
 
     def _publish(self) -> None:
         """Build the routes of what changed anew, and hand the whole table to the activators."""
-        self._publishing = None
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
+        if not self._complete:
+            return
         stale, self._stale = self._stale, set()
         for service in stale:
             governed = self._cluster.governed.get(service)
