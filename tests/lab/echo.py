@@ -137,6 +137,8 @@ class Connection(asyncio.Protocol):
         state = self._state
         if path == "/ready":
             return await self._readiness()
+        if path.startswith("/.well-known/"):  # a model server counts only what a model is asked
+            return 404, {"path": path}
         began_s = state.heard_at_s = asyncio.get_running_loop().time()
         state.arrived += 1
         state.busy += 1

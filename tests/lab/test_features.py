@@ -120,7 +120,7 @@ def event(place: Place, reason: str, *, on: str = NAME, words: str = "") -> str:
 def ask(
     place: Place, service: str = NAME, *, port: int = 80, method: str = "GET"
 ) -> httpx.Response:
-    url = f"http://{place.cluster_ip(service)}:{port}/"
+    url = f"http://{place.cluster_ip(service)}:{port}/work"
     return httpx.request(method, url, timeout=PATIENCE_S)
 
 
@@ -160,8 +160,8 @@ def test_a_canary_is_left_alone_and_keeps_the_stable_predictor_awake(kserve: Pla
     event(kserve, "PolicyWarning", on="split", words="spec.canary")
     event(kserve, "PolicyWarning", on="split", words="canaryTrafficPercent")
     assert stays(kserve, 1, "split-predictor")
-    managers = kserve.get("deployment", "split-next-predictor")["metadata"]["managedFields"]
-    assert "tidegate" not in {entry["manager"] for entry in managers}
+    words = ("get", "deployment/split-next-predictor", "-o", "yaml", "--show-managed-fields")
+    assert "manager: tidegate" not in kserve.kubectl(*words)
 
 
 def test_an_inference_service_that_kserve_scales_is_not_touched(kserve: Place) -> None:
@@ -338,7 +338,7 @@ def ask_by_name(place: Place) -> httpx.Response:
     resolver.nameservers = [DNS_IP]
     address = next(iter(resolver.resolve(name, "A"))).to_text()
     headers = {"Host": f"{name}:8080"}
-    return httpx.get(f"http://{address}:8080/", headers=headers, timeout=PATIENCE_S)
+    return httpx.get(f"http://{address}:8080/work", headers=headers, timeout=PATIENCE_S)
 
 
 # Fewer
