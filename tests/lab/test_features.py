@@ -311,8 +311,8 @@ def test_a_service_with_two_ports_sleeps_and_is_woken_by_either(place: Place) ->
     made = a_deployment(NAME, 0, {"containers": [container]})
     made["metadata"]["annotations"] = said()
     place.apply(made, a_service(NAME, ports=ports))
+    place.until(lambda: place.answers(NAME))  # a health check, by the activator
     for port in (80, 81):
-        in_path(place)
         answer = ask(place, port=port)
         assert (answer.status_code, answer.headers.get("x-cold-start")) == (200, "true")
         comes_to(place, 0)

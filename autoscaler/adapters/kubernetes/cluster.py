@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 GONE_FIRST: Final = "-1000"  # of all pods that are as ready, the ReplicaSet removes these first
 WRITES_TRIED: Final = 3  # while an object's status moves under our hands
 MARKED_MOST: Final = 64  # pods told apart before one scale-down; more is beyond any use
+HANDED_OVER_S: Final = 2.0  # the watch may be so late with what an earlier leader wrote last
 SOMEBODY: Final = "somebody else"
 LEADER_ONLY: Final = "leaderworkerset.sigs.k8s.io/worker-index"  # "0": a group counts once
 
@@ -78,6 +79,7 @@ class Governed:
     stands_still: bool = False
     pods: dict[str, _PodTimes] = field(default_factory=dict)
     asked: _Asked | None = None
+    met_at_s: float = 0.0  # when it was first looked at
     tried: int | None = None  # to write this count; whether it was written is not known
     view: ServiceView | None = None
 
@@ -295,7 +297,7 @@ class KubernetesCluster:
                 target = governed.wanted.target
                 governed.problem = f"there is no {target.kind} {target.name} yet"
             return None
-        scale, written_by = _count_of(governed, workload)
+        scale, written_by = _count_of(governed, workload, now_s=self._clock.now_s())
         if scale == 0 and governed.view is not None and governed.scale == 0 and not governed.parked:
             written_by = ""  # whoever wrote the object again left the count as it was
         governed.scale, governed.written_by = scale, written_by
@@ -415,26 +417,29 @@ class KubernetesCluster:
             log.debug("a pod was gone before it could be marked", pod=pod.name)
 
 
-def _count_of(governed: Governed, workload: Workload) -> tuple[int, str]:
+def _count_of(governed: Governed, workload: Workload, *, now_s: float) -> tuple[int, str]:
     """The count asked for, and who set it if not we; ours until the watch has shown our write.
 
-    Of a 0 that came by the scale subresource the API server notes no writer, for an empty field has
-    none. So a 0 that follows a count is ours only if we wrote it, or may have; and what was so of a
-    0 that was there before us, the status line tells.
+    A change is somebody else's if we have not written it, whatever the API server notes: of what
+    comes by the scale subresource it often notes nobody. Who set a 0 that was there before us, the
+    status line tells.
     """
-    asked, tried = governed.asked, governed.tried
+    count, asked, tried = workload.replicas, governed.asked, governed.tried
     if asked is not None and workload.version < asked.version:
         return asked.replicas, ""
-    before = governed.scale if asked is None else asked.replicas
+    before, by = governed.scale, governed.written_by
     if asked is not None:
+        before, by = asked.replicas, ""
         governed.asked = governed.tried = None
-    if workload.replicas > 0:
-        return workload.replicas, workload.written_by
     if governed.view is None:
-        return 0, SOMEBODY if SWITCHED_OFF in (workload.status or "") else ""
-    if tried == 0:
-        return 0, ""
-    return 0, governed.written_by if before == 0 else workload.written_by or SOMEBODY
+        governed.met_at_s = now_s
+        off = count == 0 and SWITCHED_OFF in (workload.status or "")
+        return count, SOMEBODY if off else ""
+    if count == before:
+        return count, by
+    if count == tried or now_s - governed.met_at_s < HANDED_OVER_S:
+        return count, ""
+    return count, workload.written_by or SOMEBODY
 
 
 def _state(pod: Pod) -> ReplicaState:

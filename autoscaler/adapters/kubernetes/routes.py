@@ -101,6 +101,7 @@ class KubernetesRoutes:
         self._publishing: asyncio.TimerHandle | None = None
         self._complete = False
         self._due: set[Name] = set()
+        self._retries: dict[Name, asyncio.TimerHandle] = {}
         self._news = asyncio.Event()
         self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
 
@@ -357,7 +358,12 @@ class KubernetesRoutes:
                 await self._write(name)
             except TidegateError as trouble:
                 log.warning("an EndpointSlice was not written", service=name, why=str(trouble))
-                asyncio.get_running_loop().call_later(RETRY_S, self._reconcile, name)
+                if (waiting := self._retries.get(name)) is not None:
+                    waiting.cancel()  # else each change meanwhile would start retries of its own
+                later = asyncio.get_running_loop().call_later(RETRY_S, self._reconcile, name)
+                self._retries[name] = later
+            else:
+                self._retries.pop(name, None)
 
     async def _write(self, name: Name) -> None:
         there = self._slices.get(name)
