@@ -161,7 +161,7 @@ def test_a_canary_is_left_alone_and_keeps_the_stable_predictor_awake(kserve: Pla
     event(kserve, "PolicyWarning", on="split", words="canaryTrafficPercent")
     assert stays(kserve, 1, "split-predictor")
     words = ("get", "deployment/split-next-predictor", "-o", "yaml", "--show-managed-fields")
-    assert "manager: tidegate" not in kserve.kubectl(*words)
+    assert "manager: tidegate\n" not in kserve.kubectl(*words)
 
 
 def test_an_inference_service_that_kserve_scales_is_not_touched(kserve: Place) -> None:

@@ -79,7 +79,6 @@ class Governed:
     stands_still: bool = False
     pods: dict[str, _PodTimes] = field(default_factory=dict)
     asked: _Asked | None = None
-    met_at_s: float = 0.0  # when it was first looked at
     tried: int | None = None  # to write this count; whether it was written is not known
     view: ServiceView | None = None
 
@@ -120,6 +119,7 @@ class KubernetesCluster:
         self._scheduled: set[ServiceId] = set()
         self._others: dict[tuple[str, str, str], OtherScaler] = {}
         self._views: dict[ServiceId, ServiceView] = {}
+        self._began_at_s: float | None = None
 
     # What the informers say
 
@@ -210,6 +210,8 @@ class KubernetesCluster:
         """Every service whose scale target exists. Raises `RetryLater` before all is listed."""
         if not self.synced():
             raise RetryLater("the cluster's objects are still being listed", after_s=1.0)
+        if self._began_at_s is None:
+            self._began_at_s = self._clock.now_s()
         self._dirty |= self._scheduled
         while self._dirty:
             service = self._dirty.pop()
@@ -276,6 +278,11 @@ class KubernetesCluster:
             self._kinds[wanted.target.kind] = replace(resource, kind=wanted.target.kind)
             self._resources[resource.plural] = self._kinds[wanted.target.kind]
 
+    @property
+    def _just_began(self) -> bool:
+        now_s = self._clock.now_s()
+        return self._began_at_s is None or now_s - self._began_at_s < HANDED_OVER_S
+
     def _touch(self, target: Target) -> None:
         service = self._of_target.get(target)
         if service is not None:
@@ -297,10 +304,8 @@ class KubernetesCluster:
                 target = governed.wanted.target
                 governed.problem = f"there is no {target.kind} {target.name} yet"
             return None
-        scale, written_by = _count_of(governed, workload, now_s=self._clock.now_s())
-        if scale == 0 and governed.view is not None and governed.scale == 0 and not governed.parked:
-            written_by = ""  # whoever wrote the object again left the count as it was
-        governed.scale, governed.written_by = scale, written_by
+        count, by = _count_of(governed, workload, just_began=self._just_began)
+        governed.scale, governed.written_by = count, by
         policy = self._policy(governed, governed.policy)
         view = ServiceView(
             service=service,
@@ -417,7 +422,7 @@ class KubernetesCluster:
             log.debug("a pod was gone before it could be marked", pod=pod.name)
 
 
-def _count_of(governed: Governed, workload: Workload, *, now_s: float) -> tuple[int, str]:
+def _count_of(governed: Governed, workload: Workload, *, just_began: bool) -> tuple[int, str]:
     """The count asked for, and who set it if not we; ours until the watch has shown our write.
 
     A change is somebody else's if we have not written it, whatever the API server notes: of what
@@ -432,12 +437,11 @@ def _count_of(governed: Governed, workload: Workload, *, now_s: float) -> tuple[
         before, by = asked.replicas, ""
         governed.asked = governed.tried = None
     if governed.view is None:
-        governed.met_at_s = now_s
         off = count == 0 and SWITCHED_OFF in (workload.status or "")
         return count, SOMEBODY if off else ""
     if count == before:
         return count, by
-    if count == tried or now_s - governed.met_at_s < HANDED_OVER_S:
+    if count == tried or just_began:
         return count, ""
     return count, workload.written_by or SOMEBODY
 
