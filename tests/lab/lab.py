@@ -33,6 +33,7 @@ ETCD: Final = "http://127.0.0.1:2379"
 ADMIN: Final = "lab-admin"  # bearer tokens of a cluster that nobody outside can reach
 CRDS: Final = "TIDEGATE_KSERVE_CRDS"
 NODES: Final = ("node-a", "node-b")
+STAGES: Final = Path(__file__).parent / "kwok-stages.yaml"
 
 # user -> (token, groups): each component has the rights that RBAC gives its name.
 USERS: Final = {
@@ -185,6 +186,7 @@ class Lab:
             "kwok",
             self.binaries["kwok"],
             f"--kubeconfig={self.kubeconfig}",
+            f"--config={STAGES}",
             "--manage-nodes-with-label-selector=type=kwok",
             "--node-lease-duration-seconds=40",
             "--server-address=127.0.0.1:10247",

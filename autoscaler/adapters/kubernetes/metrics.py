@@ -19,7 +19,7 @@ TICK_BUCKETS_S: Final = (
 
 
 class TickSeconds:
-    """How long ticks took: `scope="all"` over every service, `scope="some"` over those with news."""
+    """How long ticks took: `scope="all"` over every service, `some` over those with news."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
