@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
-from tests.lab import build, network, story
+from tests.lab import build, network, played, story
 from tests.lab.lab import Lab, LabError
 
 
@@ -17,10 +18,18 @@ def main() -> int:
     verbs.add_parser("build", help="find or build the control plane, Helm and kwok")
     verbs.add_parser("shell", help="a shell inside a fresh lab; it ends with the shell")
     verbs.add_parser("demo", help="sklearn-iris to zero and back in a fresh lab, as it happens")
-    verb = parser.parse_args().verb
-    if verb == "build":
+    verbs.add_parser(
+        "bench",
+        help="`tidegate bench platform` in a fresh lab where kwok plays the nodes; its options",
+        add_help=False,
+    )
+    asked, options = parser.parse_known_args()
+    if asked.verb != "bench" and options:
+        parser.error(f"unknown: {' '.join(options)}")
+    if asked.verb == "build":
         return _build()
-    return _in_a_lab({"shell": _shell, "demo": _demo}[verb])
+    bench = partial(played.bench, options=options)
+    return _in_a_lab({"shell": _shell, "demo": _demo, "bench": bench}[asked.verb])
 
 
 def _build() -> int:
