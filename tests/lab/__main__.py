@@ -9,6 +9,17 @@ import sys
 from tests.lab import build, network
 from tests.lab.lab import Lab, LabError
 
+_SEARCH = "default.svc.cluster.local svc.cluster.local cluster.local"
+_WELCOME = """\
+lab: Kubernetes {version} is up after {lab.start_s:.1f} s, with nodes node-a and node-b.
+     kubectl and helm are set up for it. Pods are local processes: their addresses, ClusterIPs
+     and names such as web.default.svc can be reached from this shell, and from no other.
+     An image stands for a local program, see tests/lab/images.py; try
+       kubectl run web --image=lab/echo --port=8080 --expose && kubectl get pods
+       curl http://web:8080
+     Logs: {lab.folder}. It all ends with this shell.
+"""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
@@ -33,29 +44,35 @@ def _build() -> int:
 
 
 def _shell() -> int:
-    why = network.why_impossible()
-    if why is not None:
-        sys.stderr.write(f"lab: {why}\n")
-        return 1
     try:
+        if (why := network.why_impossible()) is not None:
+            raise build.CannotBuild(why)
         lab = Lab(build.build())
     except build.CannotBuild as trouble:
         sys.stderr.write(f"lab: {trouble}\n")
         return 1
     try:
+        sys.stderr.write("lab: starting Kubernetes\n")
         lab.start()
-        sys.stderr.write(
-            f"lab: up in {lab.start_s:.1f} s. kubectl, helm and kwok talk to it; ClusterIPs and "
-            f"pod addresses can be reached from here;\n     logs are in {lab.folder}. "
-            f"Leave the shell to end it all.\n"
-        )
-        shell = os.environ.get("SHELL", "/bin/sh")
-        return subprocess.call([shell], env={**lab.env, "PS1": "(lab) \\w $ "})  # noqa: S603
-    except LabError as trouble:
+        sys.stderr.write(_WELCOME.format(lab=lab, version=build.KUBERNETES))
+        return _inside(lab)
+    except (LabError, OSError) as trouble:
         sys.stderr.write(f"lab: {trouble}\n")
         return 1
     finally:
         lab.close()
+
+
+def _inside(lab: Lab) -> int:
+    """Run the user's shell where Service names have addresses."""
+    names = lab.folder / "resolv.conf"
+    names.write_text(f"nameserver {network.DNS_IP}\nsearch {_SEARCH}\noptions ndots:5\n")
+    enter = 'mount --bind "$0" /etc/resolv.conf && exec "$1"'
+    shell = os.environ.get("SHELL", "/bin/sh")
+    return subprocess.call(  # noqa: S603  the user's own shell
+        ["unshare", "--mount", "sh", "-c", enter, str(names), shell],  # noqa: S607  of util-linux
+        env={**lab.env, "PS1": "(lab) \\w $ "},
+    )
 
 
 if __name__ == "__main__":
