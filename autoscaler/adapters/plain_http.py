@@ -122,9 +122,12 @@ class _Reader:
         self.headed = False
         self.framed = False  # whether the head says where the body ends
         self.ended = False
+        self.closes = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.framed |= name.lower() in {b"content-length", b"transfer-encoding"}
+        name = name.lower()
+        self.framed |= name in {b"content-length", b"transfer-encoding"}
+        self.closes |= name == b"connection" and b"close" in value.lower()
 
     def on_headers_complete(self) -> None:
         self.headed = True
@@ -151,5 +154,5 @@ async def _answer(reads: asyncio.StreamReader, max_bytes: int) -> tuple[Answer |
         return NoAnswer("failed: the connection ended before an answer"), False
     # A body without a length ends with the connection, which cannot be told from one that broke.
     whole = reader.ended or (seen_bytes <= max_bytes and not reader.framed)
-    again = reader.ended and parser.should_keep_alive()
+    again = reader.ended and not reader.closes and parser.get_http_version() == "1.1"
     return Answer(parser.get_status_code(), bytes(reader.body), whole), again

@@ -112,7 +112,11 @@ class KubernetesController:
         self._events = EventRecorder(api, component="tidegate-controller", instance=place.pod)
         self._annotations = AnnotationWriter(api)
         self._reports = Reports(
-            self._events, self._annotations, cluster=self._cluster, inventory=inventory
+            self._events,
+            self._annotations,
+            cluster=self._cluster,
+            inventory=inventory,
+            blind=self._demand.blind,
         )
         self._store = ConfigMapMemoryStore(api, namespace=place.namespace)
         self._loop = ControlLoop(

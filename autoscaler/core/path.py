@@ -10,6 +10,7 @@ from autoscaler.core.zero import ZeroState
 SETTLED_S = 2.0
 # A scrape that fails now and then is no reason to change a path; an engine that tells nothing is.
 BLIND_AFTER_S = 10.0
+BLIND = "no replica tells how busy it is"
 
 
 def is_blind(snapshot: ServiceSnapshot) -> bool:
@@ -38,7 +39,7 @@ def why_in_path(
     if state is not ZeroState.ACTIVE:
         return f"the service is {state}"
     if blind_s >= BLIND_AFTER_S:
-        return "no replica tells how busy it is"
+        return BLIND
     if not snapshot.in_path:
         return None
     held = snapshot.measures.get(Measure.HELD)

@@ -2,19 +2,31 @@
 """Metrics of model servers: what is recognised, how it is summed, and every way a scrape fails."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autoscaler.adapters.engines.asking import EngineMetrics
-from autoscaler.adapters.engines.growth import Growth
+from autoscaler.adapters.engines.growth import Growth, Look, followed_up
 from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, Page, read_page
-from autoscaler.adapters.engines.table import ENGINES
+from autoscaler.adapters.engines.table import ENGINES, Engine
 from autoscaler.adapters.plain_http import At
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
+from serving import exposition
+from serving.telemetry import ModelCounts, Telemetry
 from tests.adapters.builders import a_service_id
 from tests.fakes import FakeClock
+
+SAMPLES = Path(
+    os.environ.get("TIDEGATE_METRICS_SAMPLES")
+    or Path(__file__).parents[3] / "shared" / "data" / "metrics"
+)
 
 Answer = str | Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -77,72 +89,167 @@ def waits(queued: float) -> str:
     return f'tidegate_worker_queue_depth{{model="iris"}} {queued}\n'
 
 
+IN, WAITS, CAME, SPENT, TOKENS = (
+    Measure.IN_FLIGHT,
+    Measure.WAITING,
+    Measure.REQUESTS_TOTAL,
+    Measure.REQUEST_SECONDS_TOTAL,
+    Measure.TOKENS_TOTAL,
+)
+
+
+def told(page: str) -> tuple[str, dict[Measure, float]]:
+    """The engine, and what it tells."""
+    read = read_page(page)
+    assert isinstance(read, Page), read
+    sums = {measure: read.total(measure) for measure in Measure}
+    return read.engine.name, {
+        measure: value for measure, value in sums.items() if value is not None
+    }
+
+
 @pytest.mark.parametrize(
-    ("page", "engine", "waiting", "tokens"),
+    ("page", "engine", "tells"),
     [
         pytest.param(
             "# HELP tidegate_worker_queue_depth Requests.\n"
             "# TYPE tidegate_worker_queue_depth gauge\n"
             'tidegate_worker_queue_depth{model="a"} 2\n'
-            'tidegate_worker_queue_depth{model="b"} 3.0\n',
+            'tidegate_worker_queue_depth{model="b"} 3.0\n'
+            'tidegate_worker_requests_in_flight{model="a"} 4\n'
+            'tidegate_worker_requests_in_flight{model="b"} 4\n'
+            'tidegate_worker_requests_arrived_total{model="a"} 70\n'
+            'tidegate_worker_request_seconds_total{model="a"} 12.5\n'
+            'nv_inference_request_success{model="a",version="1"} 66\n'
+            'nv_inference_pending_request_count{model="a",version="1"} 2\n',
             "tidegate worker",
-            5.0,
-            None,
-            id="the bundled worker, summed over its models",
+            {IN: 8, WAITS: 5, CAME: 70, SPENT: 12.5},
+            id="the bundled worker, summed over its models, whatever else it exposes",
         ),
         pytest.param(
+            'vllm:num_requests_running{engine="0",model_name="m"} 3.0\n'
+            'vllm:num_requests_running{engine="1",model_name="m"} 4.0\n'
             'vllm:num_requests_waiting{engine="0",model_name="m"} 2.0\n'
             'vllm:num_requests_waiting{engine="1",model_name="m"} 1.0\n'
             'vllm:num_requests_waiting_by_reason{reason="capacity"} 9.0\n'
+            'vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 7.0\n'
+            'vllm:request_success_total{engine="0",finished_reason="abort",model_name="m"} 1.0\n'
             'vllm:generation_tokens_total{engine="0",model_name="m"} 10.0\n'
             'vllm:generation_tokens_total{engine="1",model_name="m"} 5.0\n',
             "vLLM",
-            3.0,
-            15.0,
+            {IN: 10, WAITS: 3, CAME: 8, TOKENS: 15},
             id="vLLM, summed over its data-parallel engines",
         ),
         pytest.param(
+            'sglang:num_running_reqs{dp_rank="0",tp_rank="0"} 6\n'
+            'sglang:num_running_reqs{dp_rank="0",tp_rank="1"} 6\n'
             'sglang:num_queue_reqs{dp_rank="0",tp_rank="0"} 4\n'
             'sglang:num_queue_reqs{dp_rank="0",tp_rank="1"} 4\n'
             'sglang:num_queue_reqs{dp_rank="1",tp_rank="0"} 1\n'
+            'sglang:e2e_request_latency_seconds_count{is_streaming="true"} 3\n'
+            'sglang:e2e_request_latency_seconds_count{is_streaming="false"} 2\n'
             'sglang:generation_tokens_total{model_name="m"} 7.557572e+06\n',
             "SGLang",
-            5.0,
-            7557572.0,
+            {IN: 11, WAITS: 5, CAME: 5, TOKENS: 7557572},
             id="SGLang, tensor-parallel ranks counted once",
         ),
         pytest.param(
-            "tgi_queue_size 3\n"
+            'sglang:num_running_reqs{tp_rank="0"} 0\nsglang:num_queue_reqs{tp_rank="0"} 0\n',
+            "SGLang",
+            {IN: 0, WAITS: 0, CAME: 0, TOKENS: 0},
+            id="SGLang before its first request: totals are not exposed yet",
+        ),
+        pytest.param(
+            "tgi_batch_current_size 5\ntgi_queue_size 3\ntgi_request_count 150\n"
             'tgi_request_generated_tokens_bucket{le="50"} 5\n'
             "tgi_request_generated_tokens_sum 95\ntgi_request_generated_tokens_count 5\n",
             "TGI",
-            3.0,
-            95.0,
+            {IN: 8, WAITS: 3, CAME: 150, TOKENS: 95},
             id="TGI, tokens as the sum of a histogram",
         ),
         pytest.param(
-            "llamacpp:requests_deferred 1\nllamacpp:tokens_predicted_total 64\n",
+            "tgi_batch_current_size 0\ntgi_queue_size 0\ntgi_request_generated_tokens_sum 95\n",
+            "TGI",
+            {IN: 0, WAITS: 0, TOKENS: 95},
+            id="a total that is missing beside another one is not 0",
+        ),
+        pytest.param(
+            "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n"
+            "llamacpp:prompt_tokens_total 9\nllamacpp:tokens_predicted_total 64\n",
             "llama.cpp",
-            1.0,
-            64.0,
-            id="llama.cpp",
+            {IN: 3, WAITS: 1, TOKENS: 64},
+            id="llama.cpp, which counts no requests",
+        ),
+        pytest.param(
+            'nv_inference_request_success{model="m",version="1"} 40\n'
+            'nv_inference_request_failure{model="m",reason="OTHER",version="1"} 2\n'
+            'nv_inference_request_duration_us{model="m",version="1"} 1e6\n'
+            'nv_inference_pending_request_count{model="m",version="1"} 3\n',
+            "Triton",
+            {WAITS: 3, CAME: 42},
+            id="Triton, which does not tell what runs",
+        ),
+        pytest.param(
+            'request_preprocess_seconds_count{model_name="m"} 7.0\n'
+            'request_predict_seconds_bucket{le="0.005",model_name="m"} 1.0\n'
+            'request_predict_seconds_count{model_name="m"} 7.0\n'
+            'request_predict_seconds_sum{model_name="m"} 0.5\n',
+            "KServe's Python server",
+            {CAME: 7},
+            id="KServe's Python server, which tells only what ended",
         ),
     ],
 )
 def test_an_engine_is_recognised_by_what_it_exposes(
-    page: str, engine: str, waiting: float, tokens: float | None
+    page: str, engine: str, tells: dict[Measure, float]
 ) -> None:
-    """Its queue, and its tokens where it counts them."""
-    read = read_page(page)
-    assert isinstance(read, Page)
-    assert read.engine.name == engine
-    totals = {
-        measure: sum(series.values())
-        for measure, series in read.values.items()
-        if not isinstance(series, NoReading)
-    }
-    expected = {Measure.WAITING: waiting, Measure.TOKENS_TOTAL: tokens}
-    assert totals == {measure: value for measure, value in expected.items() if value is not None}
+    """What is in it, what waits of that, what came, and how long that took, where it tells."""
+    assert told(page) == (engine, tells)
+
+
+@pytest.mark.parametrize(
+    ("sample", "engine", "tells"),
+    [
+        pytest.param(
+            "vllm_v0_real", "vLLM", {IN: 8, WAITS: 5, CAME: 6, TOKENS: 2546}, id="vLLM V0"
+        ),
+        pytest.param(
+            "sglang_v04_real_doc",
+            "SGLang",
+            {IN: 2988, WAITS: 2826, CAME: 11228, TOKENS: 7557572},
+            id="SGLang 0.4, overloaded",
+        ),
+        pytest.param("tgi_llmtop_fixture", "TGI", {IN: 8, WAITS: 3, CAME: 150, TOKENS: 12500}),
+        pytest.param("llamacpp_2025_real", "llama.cpp", {IN: 0, WAITS: 0, TOKENS: 3469}),
+        pytest.param(
+            "triton_trtllm_backend", "Triton with TensorRT-LLM", {IN: 1, WAITS: 1}, id="TensorRT"
+        ),
+    ],
+)
+def test_what_servers_really_expose_is_read(
+    sample: str, engine: str, tells: dict[Measure, float]
+) -> None:
+    """Pages as they were taken from servers."""
+    page = SAMPLES / f"{sample}.txt"
+    if not page.exists():
+        pytest.skip(f"{page} is not there: samples of servers' metrics are kept beside the project")
+    assert told(page.read_text()) == (engine, tells)
+
+
+def test_pages_of_other_programs_are_no_pages_of_an_engine() -> None:
+    """Metrics of GPUs, or of a server that nobody knows, prove nothing."""
+    pages = [SAMPLES / "dcgm_h100_pod_labels.txt", SAMPLES / "torchserve.txt"]
+    if not all(page.exists() for page in pages):
+        pytest.skip(f"not in {SAMPLES}: samples of servers' metrics are kept beside the project")
+    for page in pages:
+        assert isinstance(read_page(page.read_text()), NoReading)
+
+
+def test_the_bundled_worker_exposes_every_name_that_is_read_of_it() -> None:
+    """Two packages that do not import one another agree on names."""
+    engine = ENGINES[0]
+    page = exposition.text(Telemetry({"iris": ModelCounts()})).decode()
+    assert told(page) == (engine.name, dict.fromkeys(engine.samples, 0.0))
 
 
 def test_an_engine_is_known_by_the_names_of_its_own() -> None:
@@ -337,6 +444,83 @@ def test_a_total_never_falls(looks: list[dict[str, dict[str, float]]], total: fl
         assert growth.total >= before
         before = growth.total
     assert growth.total == total
+
+
+def an_engine(
+    running: float = 0, waiting: float = 0, *, prompt: float = 0, predicted: float = 0
+) -> Page:
+    """One that counts no requests and totals no time."""
+    page = read_page(
+        f"llamacpp:requests_processing {running}\nllamacpp:requests_deferred {waiting}\n"
+        f"llamacpp:prompt_tokens_total {prompt}\nllamacpp:tokens_predicted_total {predicted}\n"
+    )
+    assert isinstance(page, Page)
+    return page
+
+
+def followed(*pages: tuple[float, Page]) -> Look:
+    """The last of several looks at one replica, each with its time."""
+    look = None
+    for at_s, page in pages:
+        look = followed_up(page, at_s=at_s, before=look)
+    assert look is not None
+    return look
+
+
+def test_time_that_an_engine_does_not_total_is_its_level_over_time() -> None:
+    """From look to look, on the line between the two."""
+    look = followed((10.0, an_engine(2, 1)), (11.0, an_engine(5)), (12.5, an_engine(5)))
+    assert look.page.total(SPENT) == 4.0 + 7.5
+
+
+def test_nobody_knows_the_level_of_a_time_without_looks() -> None:
+    """A gap adds nothing, rather than a guess."""
+    look = followed((10.0, an_engine(5)), (11.0, an_engine(5)), (60.0, an_engine(5)))
+    assert look.page.total(SPENT) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("pages", "came"),
+    [
+        pytest.param([an_engine(), an_engine()], 0, id="nothing came"),
+        pytest.param(
+            [an_engine(), an_engine(prompt=5)], 1, id="one came and went between two looks"
+        ),
+        pytest.param(
+            [an_engine(prompt=7), an_engine(1, prompt=9), an_engine(1, prompt=9, predicted=50)],
+            0,
+            id="while one runs, what is in flight says so",
+        ),
+        pytest.param(
+            [an_engine(prompt=7), an_engine(1, prompt=9), an_engine(prompt=9, predicted=90)],
+            1,
+            id="one was seen running, and is counted when it ends",
+        ),
+        pytest.param([an_engine(prompt=700), an_engine(prompt=3)], 1, id="it began anew"),
+    ],
+)
+def test_a_request_that_no_counter_counts_is_told_by_what_it_stirs(
+    pages: list[Page], came: float
+) -> None:
+    """Else one between two looks would be missed, and the service put to sleep."""
+    look = followed(*enumerate(pages))
+    assert look.page.total(CAME) == came
+
+
+NUMBERS = st.sampled_from(
+    ["NaN", "-1", "1e999", "+Inf", "0x1f", "1_0", "1 2", "18446744073709551615"]
+)
+
+
+@given(st.text() | NUMBERS, st.sampled_from(ENGINES), st.sampled_from(["", "{", '{a="b"} ', " "]))
+def test_no_text_is_read_as_anything_but_finite_numbers(
+    text: str, engine: Engine, between: str
+) -> None:
+    """Whatever a port that is no engine's may answer: a page of numbers, or no reading."""
+    page = read_page(f"{text}\n{engine.lines[0].name}{between}{text}\n")
+    if isinstance(page, Page):
+        for measure in Measure:
+            assert 0.0 <= (page.total(measure) or 0.0) < inf
 
 
 async def test_a_replica_that_missed_a_look_is_made_up_for(scraped: Scraped) -> None:

@@ -5,19 +5,19 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
-from tests.lab import build, network
+from tests.lab import build, network, story
 from tests.lab.lab import Lab, LabError
 
 _SEARCH = "default.svc.cluster.local svc.cluster.local cluster.local"
 _WELCOME = """\
-lab: Kubernetes {version} is up after {lab.start_s:.1f} s, with nodes node-a and node-b.
-     kubectl and helm are set up for it. Pods are local processes: their addresses, ClusterIPs
+lab: kubectl and helm are set up for it. Pods are local processes: their addresses, ClusterIPs
      and names such as web.default.svc can be reached from this shell, and from no other.
      An image stands for a local program, see tests/lab/images.py; try
        kubectl run web --image=lab/echo --port=8080 --expose && kubectl get pods
        curl http://web:8080
-     Logs: {lab.folder}. It all ends with this shell.
+     It all ends with this shell.
 """
 
 
@@ -26,12 +26,15 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("build", help="find or build the control plane, Helm and kwok")
     verbs.add_parser("shell", help="a shell inside a fresh lab; it ends with the shell")
+    verbs.add_parser("demo", help="sklearn-iris to zero and back in a fresh lab, as it happens")
     verb = parser.parse_args().verb
-    return {"build": _build, "shell": _shell}[verb]()
+    if verb == "build":
+        return _build()
+    return _in_a_lab({"shell": _shell, "demo": _demo}[verb])
 
 
 def _build() -> int:
-    """Where it cannot be built the tests skip; only who asks for the lab by name sees a failure."""
+    """Where it cannot be the tests skip, so that is a failure only where a lab is required."""
     why = network.why_impossible()
     try:
         if why is not None:
@@ -43,7 +46,8 @@ def _build() -> int:
     return 0
 
 
-def _shell() -> int:
+def _in_a_lab(do: Callable[[Lab], int]) -> int:
+    """Bring a lab up, do something in it, and end it all."""
     try:
         if (why := network.why_impossible()) is not None:
             raise build.CannotBuild(why)
@@ -54,8 +58,10 @@ def _shell() -> int:
     try:
         sys.stderr.write("lab: starting Kubernetes\n")
         lab.start()
-        sys.stderr.write(_WELCOME.format(lab=lab, version=build.KUBERNETES))
-        return _inside(lab)
+        sys.stderr.write(
+            f"lab: {build.KUBERNETES} is up after {lab.start_s:.1f} s, logs in {lab.folder}\n"
+        )
+        return do(lab)
     except (LabError, OSError) as trouble:
         sys.stderr.write(f"lab: {trouble}\n")
         return 1
@@ -63,8 +69,9 @@ def _shell() -> int:
         lab.close()
 
 
-def _inside(lab: Lab) -> int:
+def _shell(lab: Lab) -> int:
     """Run the user's shell where Service names have addresses."""
+    sys.stderr.write(_WELCOME)
     names = lab.folder / "resolv.conf"
     names.write_text(f"nameserver {network.DNS_IP}\nsearch {_SEARCH}\noptions ndots:5\n")
     enter = 'mount --bind "$0" /etc/resolv.conf && exec "$1"'
@@ -73,6 +80,10 @@ def _inside(lab: Lab) -> int:
         ["unshare", "--mount", "sh", "-c", enter, str(names), shell],  # noqa: S607  of util-linux
         env={**lab.env, "PS1": "(lab) \\w $ "},
     )
+
+
+def _demo(lab: Lab) -> int:
+    return 0 if story.tell(lab) else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from autoscaler.adapters.kubernetes.errors import Forbidden, Unauthorized
 from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.resources import CONFIG_MAPS, PODS
 from tests.adapters.kubernetes.contract import ApiContract, Place
+from tests.lab import access
 from tests.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -49,7 +50,7 @@ async def test_a_role_that_lacks_a_rule_is_told_which(lab: Lab) -> None:
 
 
 async def test_a_wrong_token_is_told_apart_from_a_missing_right(lab: Lab) -> None:
-    config = lab.write_kubeconfig(lab.folder / "wrong.kubeconfig", "wrong", namespace="default")
+    config = access.write_kubeconfig(lab.folder / "wrong.kubeconfig", "wrong")
     async with KubeApi.connect(config) as api:
         with pytest.raises(Unauthorized):
             await api.get(PODS.path("default"))

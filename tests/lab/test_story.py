@@ -14,7 +14,7 @@ from tests.lab.installed import Tidegate
 from tests.lab.lab import Lab, kserve_crds
 from tests.lab.traffic import Clients, Tally
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 NAME = "sklearn-iris"
 TARGET = f"{NAME}-predictor"
@@ -56,7 +56,7 @@ def iris(lab: Lab, tidegate: Tidegate) -> Iterator[str]:
         pytest.skip("KServe's CRDs are not on this machine; name them with TIDEGATE_KSERVE_CRDS")
     lab.kserve()
     with lab.namespace("iris") as namespace:
-        quick = {"scale_to_zero_after": "4s", "targets": "concurrency=16"}
+        quick = {"scale_to_zero_after": "2s", "targets": "concurrency=16"}
         lab.apply(an_inference_service(**quick), namespace=namespace)
         lab.wait_for(lambda: replicas(lab, namespace) == 1, what="KServe's first replica")
         asleep(lab, namespace, within_s=60)

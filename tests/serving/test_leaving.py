@@ -19,19 +19,10 @@ import pytest
 from serving.listener import close_to_newcomers
 from tests.serving.processes import WAIT_S, RunningWorker, events, ready_worker, tensor, until
 
-LONG = 120  # matrix products: about a second of real work
 PATH = "/v2/models/work/infer"
+BODY = orjson.dumps({"inputs": [tensor("times", "INT64", [1])]})
+REQUEST = f"POST {PATH} HTTP/1.1\r\nHost: w\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY
 PAUSE_S = 0.005  # of a client between two requests
-
-
-def _body(times: int = 1) -> bytes:
-    return orjson.dumps({"inputs": [tensor("times", "INT64", [times])]})
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
 
 
 @contextmanager
@@ -41,10 +32,8 @@ def _worker(models: Path, log: Path, *, linger_s: float) -> Iterator[RunningWork
         yield worker
 
 
-def _sent(connection: socket.socket, path: str = PATH) -> None:
-    body = _body()
-    head = f"POST {path} HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n"
-    connection.sendall(head.encode() + body)
+def _sent(connection: socket.socket) -> None:
+    connection.sendall(REQUEST)
 
 
 def _answer(connection: socket.socket) -> tuple[int, str | None]:
@@ -59,11 +48,14 @@ def _connected(worker: RunningWorker) -> socket.socket:
     return socket.create_connection(("127.0.0.1", worker.port), timeout=WAIT_S)
 
 
-def _refused(worker: RunningWorker) -> bool:
-    try:
-        _connected(worker).close()
-    except ConnectionRefusedError:
-        return True
+def _listens(worker: RunningWorker) -> bool:
+    """Told by who else may listen there: connecting would itself be a client that is waited for."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", worker.port))
+        except OSError as e:
+            return e.errno == errno.EADDRINUSE
     return False
 
 
@@ -84,7 +76,7 @@ class Storm:
         while not self.over.wait(PAUSE_S):
             try:
                 connection = connection or self._connect()
-                connection.request("POST", PATH, _body())
+                connection.request("POST", PATH, BODY)
                 response = connection.getresponse()
                 response.read()
             except OSError as e:
@@ -173,42 +165,46 @@ def test_a_lingering_worker_says_everywhere_that_it_is_not_ready_and_serves_who_
 
 
 def test_idle_connections_are_closed_last_and_are_answered_until_then(
-    models: Path, tmp_path: Path, pool: ThreadPoolExecutor
+    models: Path, tmp_path: Path
 ) -> None:
     with _worker(models, tmp_path / "log", linger_s=0) as worker:
-        with _connected(worker) as idle, _connected(worker) as quiet:
+        with _connected(worker) as idle, _connected(worker) as quiet, _connected(worker) as busy:
             for connection in (idle, quiet):
                 _sent(connection)
                 assert _answer(connection) == (200, None)
-            url = f"http://{worker.address}{PATH}"
-            running = pool.submit(httpx.post, url, content=_body(3 * LONG), timeout=WAIT_S)
-            in_flight = "tidegate_worker_requests_in_flight"
-            until("the request runs", lambda: worker.metric(in_flight) == 1)
+            busy.sendall(REQUEST[:-1])
             worker.signal()
-            until("nobody new is taken in", lambda: _refused(worker))
-            _sent(idle, "/v2/models/nobody/infer")
-            assert _answer(idle) == (404, "close")
+            until("nobody new is taken in", lambda: not _listens(worker))
+            _sent(idle)
+            assert _answer(idle) == (200, "close")
             quiet.setblocking(False)
             with pytest.raises(BlockingIOError):
                 quiet.recv(1)
             quiet.settimeout(WAIT_S)
-            assert running.result().status_code == 200
+            busy.sendall(REQUEST[-1:])
+            assert _answer(busy) == (200, "close")
             assert quiet.recv(1) == b""
         assert worker.status() == 0
 
 
-def test_who_has_connected_or_sent_half_a_request_is_waited_for(
-    models: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(0, id="nothing"),
+        pytest.param(30, id="half its headers"),
+        pytest.param(-1, id="all but a byte"),
+    ],
+)
+def test_who_has_connected_and_said_little_is_waited_for(
+    models: Path, tmp_path: Path, said: int
 ) -> None:
     with _worker(models, tmp_path / "log", linger_s=0) as worker:
-        with _connected(worker) as silent, _connected(worker) as halfway:
-            halfway.sendall(b"GET /v2/health/live HTTP/1.1\r\n")
+        with _connected(worker) as slow:
+            slow.sendall(REQUEST[:said])
             worker.signal()
-            until("nobody new is taken in", lambda: _refused(worker))
-            _sent(silent)
-            assert _answer(silent) == (200, "close")
-            halfway.sendall(b"Host: w\r\n\r\n")
-            assert _answer(halfway) == (200, "close")
+            until("nobody new is taken in", lambda: not _listens(worker))
+            slow.sendall(REQUEST[said:])
+            assert _answer(slow) == (200, "close")
         assert worker.status() == 0
 
 

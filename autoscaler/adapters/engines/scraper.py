@@ -55,17 +55,20 @@ class _Lane:
     begun_per_s: float
     turns: list[tuple[int, float, int, _Pod]] = field(default_factory=list)
     running: int = 0
-    allowance: float = 0.0
+    unused: float = field(init=False)  # scrapes that might have begun, of the last quarter second
+
+    def __post_init__(self) -> None:
+        self.unused = self.begun_per_s / 4
 
     def begin(self, elapsed_s: float) -> list[_Pod]:
-        self.allowance = min(self.allowance + elapsed_s * self.begun_per_s, self.begun_per_s / 4)
+        self.unused = min(self.unused + elapsed_s * self.begun_per_s, self.begun_per_s / 4)
         begun = []
-        while self.turns and self.running < self.at_once and self.allowance >= 1:
+        while self.turns and self.running < self.at_once and self.unused >= 1:
             pod = heappop(self.turns)[-1]
             if pod.expected:
                 begun.append(pod)
                 self.running += 1
-                self.allowance -= 1
+                self.unused -= 1
         return begun
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from autoscaler import schedule
 from autoscaler.adapters.kubernetes.api import KubeApi, Patch
-from autoscaler.adapters.kubernetes.errors import NotFound
+from autoscaler.adapters.kubernetes.errors import Conflict, NotFound
 from autoscaler.adapters.kubernetes.inventory import Inventory, Target
 from autoscaler.adapters.kubernetes.objects import (
     DELETION_COST,
@@ -35,6 +35,7 @@ from autoscaler.ports import Clock, Refusal, ServiceView
 log = structlog.get_logger(__name__)
 
 GONE_FIRST: Final = "-1000"  # of all pods that are as ready, the ReplicaSet removes these first
+WRITES_TRIED: Final = 3  # while an object's status moves under our hands
 MARKED_MOST: Final = 64  # pods told apart before one scale-down; more is beyond any use
 LEADER_ONLY: Final = "leaderworkerset.sigs.k8s.io/worker-index"  # "0": a group counts once
 
@@ -219,12 +220,17 @@ class KubernetesCluster:
         resource = self._resources.get(governed.wanted.target.plural)
         if resource is None:
             return Refusal(f"{governed.wanted.target.kind} is not among the kinds to scale")
-        try:
-            if replicas < governed.scale:
-                await self._mark_idlest(service, governed, governed.scale - replicas)
-            return await self._write(governed, resource, replicas)
-        except TidegateError as trouble:  # the next tick sees anew, and decides anew
-            return Refusal(str(trouble))
+        refusal = Refusal("")
+        for _ in range(WRITES_TRIED):
+            try:
+                if replicas < governed.scale:
+                    await self._mark_idlest(service, governed, governed.scale - replicas)
+                return await self._write(governed, resource, replicas)
+            except Conflict as trouble:  # its status moved: the count may well be the same
+                refusal = Refusal(str(trouble))
+            except TidegateError as trouble:  # the next tick sees anew, and decides anew
+                return Refusal(str(trouble))
+        return refusal
 
     # How a view comes about
 

@@ -9,6 +9,7 @@ activators' numbers stand for nothing but themselves (share 0), and `blind` says
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol
 
 from autoscaler.adapters.engines.growth import Look
 from autoscaler.adapters.engines.scraper import EngineScraper
@@ -25,6 +26,16 @@ NO_PLACE = NoReading(
     "where its metrics are is not known; annotate the pods with prometheus.io/port and "
     "prometheus.io/path"
 )
+
+
+class Looks(Protocol):
+    """Who asks the pods; `EngineScraper` is the real one."""
+
+    def expect(self, service: ServiceId, places: Mapping[str, At]) -> None: ...
+
+    def look(self, service: ServiceId, pod_id: str) -> Look | NoReading: ...
+
+    async def run(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -56,20 +67,20 @@ class KubernetesDemand:
         heard_at_s: Callable[[], float | None],
         share_ratio: Callable[[], float],
         ready_pods: Callable[[ServiceId], Mapping[str, At | None]],
-        random: Random | None = None,
+        engines: Looks | None = None,
     ) -> None:
         self._clock = clock
         self._demand_of = demand_of
         self._heard_at_s = heard_at_s
         self._share_ratio = share_ratio
         self._ready_pods = ready_pods
-        jitter = random or Random()  # noqa: S311 - no secret depends on it
-        self._scraper = EngineScraper(clock=clock, random=jitter)
+        jitter = Random()  # noqa: S311 - no secret depends on it
+        self._engines = engines or EngineScraper(clock=clock, random=jitter)
         self._services: dict[ServiceId, _Service] = {}
 
     async def run(self) -> None:
         """Ask the pods for their metrics until cancelled."""
-        await self._scraper.run()
+        await self._engines.run()
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         now_s = self._clock.now_s()
@@ -96,7 +107,7 @@ class KubernetesDemand:
     def _looks(self, service: ServiceId) -> Mapping[str, Look | NoReading]:
         known = self._services.get(service)
         return {
-            pod: NO_PLACE if at is None else self._scraper.look(service, pod)
+            pod: NO_PLACE if at is None else self._engines.look(service, pod)
             for pod, at in (known.pods if known is not None else {}).items()
         }
 
@@ -104,7 +115,7 @@ class KubernetesDemand:
         known = self._services.setdefault(service, _Service())
         known.asked_at_s = now_s
         known.pods = self._ready_pods(service)
-        self._scraper.expect(service, {pod: at for pod, at in known.pods.items() if at is not None})
+        self._engines.expect(service, {pod: at for pod, at in known.pods.items() if at is not None})
         heard_at_s, demand = self._heard_at_s(), self._demand_of(service)
         if heard_at_s is None and isinstance(demand, Demand):
             demand = NoReading("no activator speaks")

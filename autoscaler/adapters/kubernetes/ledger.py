@@ -64,6 +64,7 @@ class Ledger:
     _request_s: _Engines = field(default_factory=lambda: _Engines(Measure.REQUEST_SECONDS_TOTAL))
     _tokens: _Engines = field(default_factory=lambda: _Engines(Measure.TOKENS_TOTAL))
     _engines_count: bool = False
+    _engines_time: bool = False
     # Requests counted at the activator, which the engines will show too.
     _to_come: float = 0.0
 
@@ -73,13 +74,17 @@ class Ledger:
         told = before if isinstance(demand, NoReading) else demand
         self._activator = told
         self.requests += self._arrived(before, told, self._requests.grown(looks, now_s=now_s))
-        inside = self._request_s.grown(looks, now_s=now_s)
+        inside, began = self._request_s.grown(looks, now_s=now_s), not self._engines_time
+        self._engines_time = inside is not None
         held_s, all_s = 0.0, 0.0
         if before is not None and told is not None:
             held_s = max(0.0, told.held_seconds_total - before.held_seconds_total)
             all_s = max(0.0, told.request_seconds_total - before.request_seconds_total)
         self.held_s += held_s
-        self.request_s += all_s if inside is None else held_s + inside.by
+        if inside is None:
+            self.request_s += all_s
+        else:  # at their first look engines show no time yet, and until then all passed us
+            self.request_s += max(held_s + inside.by, all_s if began else 0.0)
         tokens = self._tokens.grown(looks, now_s=now_s)
         self.tokens += 0.0 if tokens is None else tokens.by
 

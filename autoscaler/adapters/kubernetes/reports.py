@@ -5,6 +5,7 @@ Nothing is ever written on an InferenceService: KServe copies its annotations to
 so that a line of ours there would roll every pod.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
@@ -12,6 +13,7 @@ from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
 from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.inventory import Inventory
 from autoscaler.core.decide import Decision
+from autoscaler.core.path import BLIND
 from autoscaler.core.signals import ServiceId
 from autoscaler.loop import Record
 
@@ -28,11 +30,14 @@ class Reports:
         *,
         cluster: KubernetesCluster,
         inventory: Inventory,
+        blind: Callable[[ServiceId], str | None] = lambda service: None,
     ) -> None:
+        """`blind(service)`: why none of its ready pods tells how busy it is."""
         self._events = events
         self._annotations = annotations
         self._cluster = cluster
         self._inventory = inventory
+        self._blind = blind
         self._decisions: dict[ServiceId, Decision] = {}
         self._problems: dict[ServiceId, str] = {}
 
@@ -44,7 +49,8 @@ class Reports:
             return
         before = self._decisions.get(decision.service)
         self._decisions[decision.service] = decision
-        self._say_problem(decision.service, governed)
+        blind = self._blind(decision.service) if decision.in_path == BLIND else None
+        self._say_problem(decision.service, governed, _cannot_sleep(blind))
         if record.refused is None and decision.changes:
             self._event(governed, *_what_changed(decision))
         elif before is not None and before.state is not decision.state and governed.parked:
@@ -62,22 +68,15 @@ class Reports:
             if governed.view is None:
                 self._say_problem(service, governed)
 
-    def problem(self, service: ServiceId, words: str) -> None:
-        """Say something that a person has to mend, which the cluster cannot know."""
-        governed = self._cluster.governed.get(service)
-        if governed is not None and words != self._problems.get(service, ""):
-            self._problems[service] = words
-            self._event(governed, "NeedsAttention", words, kind=Kind.WARNING)
-
-    def _say_problem(self, service: ServiceId, governed: Governed) -> None:
-        if governed.problem == self._problems.get(service, ""):
+    def _say_problem(self, service: ServiceId, governed: Governed, other: str = "") -> None:
+        words = governed.problem or other
+        if words == self._problems.get(service, ""):
             return
-        self._problems[service] = governed.problem
-        if governed.problem:
-            reason = "InvalidPolicy" if governed.wanted.problems else "NotScaled"
-            if not governed.wanted.problems and not governed.stands_still:
-                reason = "NeedsAttention"
-            self._event(governed, reason, governed.problem, kind=Kind.WARNING)
+        self._problems[service] = words
+        if words:
+            reason = "NotScaled" if governed.stands_still else "NeedsAttention"
+            reason = "InvalidPolicy" if governed.wanted.problems else reason
+            self._event(governed, reason, words, kind=Kind.WARNING)
 
     def _event(
         self, governed: Governed, reason: str, message: str, *, kind: Kind = Kind.NORMAL
@@ -106,6 +105,12 @@ class Reports:
         if resource is None:
             return None
         return ObjectRef(resource, owner.namespace, owner.name, owner.uid)
+
+
+def _cannot_sleep(blind: str | None) -> str:
+    return (
+        f"it cannot be put to sleep, for nothing proves that it is idle: {blind}" if blind else ""
+    )
 
 
 def _line(decision: Decision) -> str:

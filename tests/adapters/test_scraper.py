@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that are asked beside the ticks: how often, how many at once, and what is not believed."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from autoscaler.adapters.engines.growth import Look
+from autoscaler.adapters.engines.scraper import TRIED_PER_S, EngineScraper
+from autoscaler.adapters.plain_http import At
+from autoscaler.core.signals import Measure, NoReading
+from tests.adapters.builders import a_service_id
+from tests.fakes import FakeClock
+
+SERVICE = a_service_id()
+GONE = a_service_id("gone")
+
+
+@dataclass
+class Pods:
+    """Pods on one port, each a path; `waiting` is what each tells, None: it fails."""
+
+    waiting: dict[str, int | None]
+    port: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    connections: int = 0
+    hanging: asyncio.Event | None = None
+
+    async def serve(self, reads: asyncio.StreamReader, writes: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                request = await reads.readuntil(b"\r\n\r\n")
+                pod = request.split()[1].decode().lstrip("/")
+                self.asked[pod] += 1
+                if self.hanging is not None:
+                    await self.hanging.wait()
+                writes.write(self._page(self.waiting[pod]))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writes.close()
+
+    def _page(self, waiting: int | None) -> bytes:
+        if waiting is None:
+            return b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
+        body = b"vllm:num_requests_waiting %d\n" % waiting
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    def places(self) -> dict[str, At]:
+        return {pod: At("127.0.0.1", self.port, f"/{pod}") for pod in self.waiting}
+
+
+@dataclass
+class Scraped:
+    """A scraper that runs, its pods, and a clock that the test moves."""
+
+    scraper: EngineScraper
+    pods: Pods
+    clock: FakeClock
+
+    def expect(self) -> None:
+        self.scraper.expect(SERVICE, self.pods.places())
+
+    def waiting(self, pod: str) -> float | None:
+        look = self.scraper.look(SERVICE, pod)
+        return look.page.total(Measure.WAITING) if isinstance(look, Look) else None
+
+    def why(self, pod: str) -> str:
+        look = self.scraper.look(SERVICE, pod)
+        return look.why if isinstance(look, NoReading) else ""
+
+
+@pytest.fixture
+async def scraped() -> AsyncIterator[Scraped]:
+    pods, clock = Pods({}), FakeClock(100.0)
+    server = await asyncio.start_server(pods.serve, "127.0.0.1", 0)
+    pods.port = server.sockets[0].getsockname()[1]
+    scraper = EngineScraper(clock=clock, random=Random(7))
+    running = asyncio.create_task(scraper.run())
+    yield Scraped(scraper, pods, clock)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    server.close()
+    await server.wait_closed()
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Return as soon as `condition` holds."""
+    try:
+        async with asyncio.timeout(10.0):
+            while not condition():  # noqa: ASYNC110 - the other side is a socket
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"waited in vain: {what}") from None
+
+
+async def test_a_pod_is_asked_at_once_and_then_every_second(scraped: Scraped) -> None:
+    """On one connection; in between, what it said last is known without asking."""
+    scraped.pods.waiting = {"one": 3}
+    assert scraped.waiting("one") is None
+    scraped.expect()
+    await until(lambda: scraped.waiting("one") == 3, "the first look")
+    scraped.pods.waiting["one"] = 5
+    scraped.clock.at_s += 0.5
+    assert scraped.waiting("one") == 3
+    scraped.clock.at_s += 0.7
+    await until(lambda: scraped.waiting("one") == 5, "the second look")
+    assert (scraped.pods.asked["one"], scraped.pods.connections) == (2, 1)
+
+
+async def test_a_pod_that_fails_is_no_reading_at_once(scraped: Scraped) -> None:
+    """What it said a second ago may be over (rule D1); once it answers again it counts again."""
+    scraped.pods.waiting = {"one": 3}
+    scraped.expect()
+    await until(lambda: scraped.waiting("one") == 3, "the first look")
+    scraped.pods.waiting["one"] = None
+    scraped.clock.at_s += 1.2
+    await until(lambda: scraped.waiting("one") is None, "the failure")
+    assert scraped.why("one").startswith("one: http://127.0.0.1:")
+    assert scraped.why("one").endswith("answered 500")
+    scraped.pods.waiting["one"] = 4
+    scraped.clock.at_s += 1.2
+    await until(lambda: scraped.waiting("one") == 4, "the recovery")
+
+
+async def test_what_was_said_three_seconds_ago_is_no_reading(scraped: Scraped) -> None:
+    """Also while an answer is still awaited."""
+    scraped.pods.waiting = {"one": 3}
+    scraped.expect()
+    await until(lambda: scraped.waiting("one") == 3, "the first look")
+    scraped.pods.hanging = asyncio.Event()
+    scraped.clock.at_s += 3.1
+    assert scraped.why("one").endswith("last answered 3.1 s ago")
+    scraped.pods.hanging.set()
+
+
+async def test_a_pod_that_keeps_failing_is_asked_less_and_less(scraped: Scraped) -> None:
+    """Down to once in ten seconds."""
+    scraped.pods.waiting = {"one": None}
+    scraped.expect()
+    asked_at_s = []
+    for times in range(1, 7):
+        while scraped.pods.asked["one"] < times:
+            scraped.clock.at_s += 0.5
+            await asyncio.sleep(0.06)  # the scraper looks every 50 ms whose turn it is
+        asked_at_s.append(scraped.clock.at_s)
+        await until(lambda: "500" in scraped.why("one"), "the answer")
+    pauses_s = [after - before for before, after in pairwise(asked_at_s)]
+    assert pauses_s[0] < 2.0
+    assert 8.0 < pauses_s[-1] < 12.0
+
+
+async def test_a_pod_that_is_not_expected_any_more_is_not_asked(scraped: Scraped) -> None:
+    """And one with the same name at another address is another pod."""
+    scraped.pods.waiting = {"one": 1, "two": 2}
+    scraped.expect()
+    await until(lambda: scraped.waiting("one") and scraped.waiting("two"), "the first looks")
+    del scraped.pods.waiting["two"]
+    moved = At("127.0.0.1", scraped.pods.port, "/one?again")
+    scraped.pods.waiting["one?again"] = 9
+    scraped.scraper.expect(SERVICE, {"one": moved})
+    assert scraped.waiting("one") is None
+    assert scraped.waiting("two") is None
+    scraped.clock.at_s += 1.2
+    await until(lambda: scraped.waiting("one") == 9, "the pod at its new address")
+    assert scraped.pods.asked == {"one": 1, "two": 1, "one?again": 1}
+
+
+async def test_a_thousand_pods_that_do_not_answer_keep_none_waiting_that_does(
+    scraped: Scraped,
+) -> None:
+    """What fails is tried so many times a second and no more; what answers has its own lane."""
+    scraped.pods.waiting = {"one": 1}
+    scraped.expect()
+    await until(lambda: scraped.waiting("one") == 1, "the first look")
+    nobody = {f"gone-{n}": At("127.0.0.1", 1, "/") for n in range(TRIED_PER_S * 10)}
+    scraped.scraper.expect(GONE, nobody)
+    scraped.pods.waiting["one"] = 2
+    scraped.clock.at_s += 1.2
+    await until(lambda: scraped.waiting("one") == 2, "the second look")
+    tried = [pod for pod in nobody if "nothing listens" in str(scraped.scraper.look(GONE, pod))]
+    assert len(tried) <= TRIED_PER_S
+
+
+async def test_a_service_that_nobody_asks_about_any_more_is_forgotten(scraped: Scraped) -> None:
+    """It was deleted, or another controller leads now."""
+    scraped.pods.waiting = {"one": 1}
+    scraped.expect()
+    await until(lambda: scraped.waiting("one") == 1, "the first look")
+    scraped.clock.at_s += 61.0
+    await until(lambda: scraped.why("one") == "one: not asked yet", "it is forgotten")
