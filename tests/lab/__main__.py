@@ -39,7 +39,8 @@ def main() -> int:
     if asked.verb == "build":
         return _build()
     bench = partial(played.bench, options=options)
-    return _in_a_lab({"shell": _shell, "demo": _demo, "bench": bench}[asked.verb])
+    work: dict[str, Callable[[Lab], int]] = {"shell": _shell, "demo": _demo, "bench": bench}
+    return _in_a_lab(work[asked.verb])
 
 
 def _build() -> int:

@@ -53,15 +53,18 @@ def bench(lab: Lab, options: Sequence[str]) -> int:
         return run(lab, *options).returncode
 
 
-def run(lab: Lab, *options: str, **kept: int) -> subprocess.CompletedProcess[str]:
-    """The command as users type it; `kept` as for `subprocess.run`."""
+def run(
+    lab: Lab, *options: str, stdout: int | None = None, stderr: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The command as users type it."""
     words = (sys.executable, "-m", "autoscaler.cli", "bench", "platform")
     return subprocess.run(  # noqa: S603  our own command
         [*words, "--kubeconfig", str(lab.kubeconfig), "--nodes", LABEL, *options],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         text=True,
         check=False,
-        **kept,
+        stdout=stdout,
+        stderr=stderr,
     )
 
 
