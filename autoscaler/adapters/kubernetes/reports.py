@@ -50,7 +50,7 @@ class Reports:
         elif before is not None and before.state is not decision.state and governed.parked:
             words = f"{governed.written_by} set the count to 0; it stays 0 until it is set above"
             self._event(governed, "SwitchedOff", words)
-        if before is None or _line(before) != _line(decision):
+        if before is None or _said(before) != _said(decision):
             self._status(governed, _line(decision))
 
     def stood_still(self) -> None:
@@ -106,6 +106,11 @@ class Reports:
         if resource is None:
             return None
         return ObjectRef(resource, owner.namespace, owner.name, owner.uid)
+
+
+def _said(decision: Decision) -> tuple[object, ...]:
+    """All that `_line` says."""
+    return (decision.state, decision.replicas, decision.why, decision.acts)
 
 
 def _line(decision: Decision) -> str:
