@@ -72,7 +72,9 @@ class Controller:
                 return time.perf_counter() - self.began_s
 
     def rss_bytes(self) -> int:
-        """Memory that is its own or shared, as the kernel counts it now."""
+        """Resident memory, as the kernel counts it now. Raises `GiveUp` if the process ended."""
+        if self.process.ended:
+            raise GiveUp(f"the controller ended; its last words:\n{self.process.last_words()}")
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(kib) * 1024

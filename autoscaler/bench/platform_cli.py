@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from autoscaler.bench.platform import NOTES, Options, Report, run_platform_bench
+from autoscaler.bench.population import MOST_REPLICAS
 from autoscaler.errors import BadInput, TidegateError
 
 MOST_SERVICES: Final = 20_000
-MOST_REPLICAS: Final = 1_000
 LONGEST_S: Final = 3600.0
 MOST_CHANGES_PER_S: Final = 1_000.0
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

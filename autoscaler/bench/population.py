@@ -27,7 +27,12 @@ from autoscaler.errors import BadInput, GiveUp, RetryLater
 NAMESPACES: Final = Resource("", "v1", "namespaces", namespaced=False)
 OURS: Final = {"app.kubernetes.io/managed-by": "tidegate-bench"}
 SELECT_OURS: Final = ",".join(f"{name}={value}" for name, value in OURS.items())
-ANNOTATIONS: Final = {"tidegate.dev/enabled": "true", "tidegate.dev/targets": "concurrency=8"}
+MOST_REPLICAS: Final = 999
+ANNOTATIONS: Final = {
+    "tidegate.dev/enabled": "true",
+    "tidegate.dev/targets": "concurrency=8",
+    "tidegate.dev/max-replicas": str(MOST_REPLICAS + 1),  # a wave adds one
+}
 AT_ONCE: Final = 24
 LOOK_S: Final = 2.0
 
@@ -159,8 +164,11 @@ class Population:
                 await self.api.create(path, body)
             except Conflict:  # of an earlier run
                 if resource is DEPLOYMENTS:
-                    spec = {"spec": {"replicas": self.replicas}}
-                    await self.api.patch(resource.path(self.namespace, name), spec)
+                    wanted = {
+                        "metadata": {"annotations": ANNOTATIONS},
+                        "spec": {"replicas": self.replicas},
+                    }
+                    await self.api.patch(resource.path(self.namespace, name), wanted)
             except RetryLater as busy:
                 await asyncio.sleep(busy.after_s)
                 continue
