@@ -125,8 +125,10 @@ class ControlLoop:
         self, view: ServiceView, measures: Mapping[Measure, Reading | NoReading]
     ) -> ServiceSnapshot:
         memory = self._memories.get(view.service)
-        # An active service needs no proof that the activator receives its requests.
+        # An active service needs no proof that the activator receives its requests; one that is
+        # not acted upon is to keep its path as well.
         wants_path = memory is not None and memory.state is not ZeroState.ACTIVE
+        wants_path = wants_path and not (view.policy.paused or view.policy.dry_run)
         return ServiceSnapshot(
             service=view.service,
             at_s=self._clock.now_s(),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+SWITCHED_OFF = "D5 set to 0 by somebody else; it stays 0 until it is set above"
+
 
 class ZeroState(StrEnum):
     ASLEEP = "asleep"  # no replica; the activator is in the path
@@ -63,7 +65,7 @@ class Rule:
 
 RULES: Sequence[Rule] = (
     *(Rule(state, "somebody else set the count to 0", ZeroState.ASLEEP, Awake.NONE,
-           "D5 set to 0 by somebody else; it stays 0 until it is set above")
+           SWITCHED_OFF)
       for state in ZeroState),
     Rule(ZeroState.ASLEEP, "a start failed a moment ago", ZeroState.ASLEEP, Awake.NONE,
          "the last start failed; waiting before the next"),

@@ -24,6 +24,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", default=os.environ.get("POD_IP", "127.0.0.1"))
     parser.add_argument("--port", "--http_port", type=int, default=8080)
+    parser.add_argument("--second-port", type=int, help="answers there as well")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds every answer takes")
     parser.add_argument("--ready-after", type=float, default=0.0, help="seconds until it is ready")
     parser.add_argument("--drain-quiet", type=float, default=1.5, help="seconds after the last one")
@@ -36,8 +37,12 @@ def arguments() -> argparse.Namespace:
 METRICS = """\
 # TYPE tidegate_worker_requests_in_flight gauge
 tidegate_worker_requests_in_flight {state.busy}
+# TYPE tidegate_worker_queue_depth gauge
+tidegate_worker_queue_depth 0
 # TYPE tidegate_worker_requests_arrived counter
 tidegate_worker_requests_arrived_total {state.arrived}
+# TYPE tidegate_worker_request_seconds counter
+tidegate_worker_request_seconds_total {state.request_s}
 """
 
 
@@ -51,6 +56,7 @@ class State:
         self.answered = 0
         self.arrived = 0
         self.busy = 0
+        self.request_s = 0.0
         self.in_flight = 0
         self.heard_at_s = asyncio.get_running_loop().time()
 
@@ -131,13 +137,16 @@ class Connection(asyncio.Protocol):
         state = self._state
         if path == "/ready":
             return await self._readiness()
-        state.heard_at_s = asyncio.get_running_loop().time()
+        if path.startswith("/.well-known/"):  # a model server counts only what a model is asked
+            return 404, {"path": path}
+        began_s = state.heard_at_s = asyncio.get_running_loop().time()
         state.arrived += 1
         state.busy += 1
         try:
             return await self._say(method, path, body)
         finally:
             state.busy -= 1
+            state.request_s += asyncio.get_running_loop().time() - began_s
 
     async def _readiness(self) -> tuple[int, object]:
         ready = self._state.ready
@@ -173,7 +182,8 @@ async def serve(args: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, leave.set)
-    server = await loop.create_server(lambda: Connection(state), args.host, args.port)
+    ports = [args.port] if args.second_port is None else [args.port, args.second_port]
+    servers = [await loop.create_server(lambda: Connection(state), args.host, p) for p in ports]
     try:
         await asyncio.wait_for(leave.wait(), args.exit_after)
     except TimeoutError:
@@ -181,7 +191,8 @@ async def serve(args: argparse.Namespace) -> int:
     state.leaving = True
     state.heard_at_s = asyncio.get_running_loop().time()
     await state.quiet(args.drain_quiet)
-    server.close()
+    for server in servers:
+        server.close()
     return 0
 
 

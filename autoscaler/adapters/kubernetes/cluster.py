@@ -29,6 +29,7 @@ from autoscaler.adapters.plain_http import At
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.signals import ServiceId
+from autoscaler.core.zero import SWITCHED_OFF
 from autoscaler.errors import RetryLater, TidegateError
 from autoscaler.manifests import Wanted
 from autoscaler.ports import Clock, Refusal, ServiceView
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 GONE_FIRST: Final = "-1000"  # of all pods that are as ready, the ReplicaSet removes these first
 WRITES_TRIED: Final = 3  # while an object's status moves under our hands
 MARKED_MOST: Final = 64  # pods told apart before one scale-down; more is beyond any use
+SOMEBODY: Final = "somebody else"
 LEADER_ONLY: Final = "leaderworkerset.sigs.k8s.io/worker-index"  # "0": a group counts once
 
 Owner = tuple[str, str, str]  # plural, namespace, name of the object that carries the annotations
@@ -56,7 +58,7 @@ class _Asked:
     """A count of ours that the watch has not shown yet."""
 
     replicas: int
-    generation: int  # the object's, when we wrote
+    version: int  # the object's, as we left it
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class Governed:
     pods: dict[str, _PodTimes] = field(default_factory=dict)
     asked: _Asked | None = None
     places: Mapping[str, At | None] | None = None  # where pods' metrics are; None: look again
+    tried: int | None = None  # to write this count; whether it was written is not known
     view: ServiceView | None = None
 
     @property
@@ -304,10 +307,7 @@ class KubernetesCluster:
                 target = governed.wanted.target
                 governed.problem = f"there is no {target.kind} {target.name} yet"
             return None
-        scale, written_by = _count_of(governed, workload)
-        if scale == 0 and governed.view is not None and governed.scale == 0 and not governed.parked:
-            written_by = ""  # whoever wrote the object again left the count as it was
-        governed.scale, governed.written_by = scale, written_by
+        governed.scale, governed.written_by = _count_of(governed, workload)
         policy = self._policy(governed, governed.policy)
         view = ServiceView(
             service=service,
@@ -380,14 +380,14 @@ class KubernetesCluster:
         if there != governed.scale:
             return Refusal(f"the count is {there} by now, not {governed.scale}")
         version = scale["metadata"]["resourceVersion"]
-        workload = self._inventory.workloads[governed.target]
-        await self._api.patch(
+        governed.tried = replicas
+        written = await self._api.patch(
             path,
             {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}},
             kind=Patch.MERGE,
             params={"fieldManager": FIELD_MANAGER},
         )
-        governed.asked = _Asked(replicas, workload.generation)
+        governed.asked = _Asked(replicas, int(written["metadata"]["resourceVersion"]))
         self._touch(governed.target)
         return None
 
@@ -420,21 +420,30 @@ class KubernetesCluster:
             log.debug("a pod was gone before it could be marked", pod=pod.name)
 
 
-def _service(wanted: Wanted) -> ServiceId:
-    return ServiceId(wanted.target.namespace, wanted.target.name)
-
-
 def _scaled(other: OtherScaler) -> tuple[str, str, str]:
     return (other.namespace, other.target_kind, other.target_name)
 
 
 def _count_of(governed: Governed, workload: Workload) -> tuple[int, str]:
-    """The count asked for, and who set it; ours until the watch has caught up with our write."""
-    asked = governed.asked
-    if asked is not None and workload.generation <= asked.generation:
+    """The count asked for, and who set it if not we; ours until the watch has shown our write.
+
+    Of a 0 that came by the scale subresource the API server notes no writer, for an empty field has
+    none. So a 0 that follows a count is ours only if we wrote it, or may have; and what was so of a
+    0 that was there before us, the status line tells.
+    """
+    asked, tried = governed.asked, governed.tried
+    if asked is not None and workload.version < asked.version:
         return asked.replicas, ""
-    governed.asked = None
-    return workload.replicas, workload.written_by
+    before = governed.scale if asked is None else asked.replicas
+    if asked is not None:
+        governed.asked = governed.tried = None
+    if workload.replicas > 0:
+        return workload.replicas, workload.written_by
+    if governed.view is None:
+        return 0, SOMEBODY if SWITCHED_OFF in (workload.status or "") else ""
+    if tried == 0:
+        return 0, ""
+    return 0, governed.written_by if before == 0 else workload.written_by or SOMEBODY
 
 
 def _state(pod: Pod) -> ReplicaState:

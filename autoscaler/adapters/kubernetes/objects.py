@@ -97,7 +97,7 @@ class Workload:
     namespace: str
     name: str
     uid: str
-    generation: int
+    version: int = field(compare=False)  # grows with every write; a later one is a larger one
     replicas: int
     selector: Labels | None
     template_labels: Labels
@@ -190,7 +190,7 @@ def workload(
         namespace=intern(meta["namespace"]),
         name=meta["name"],
         uid=meta["uid"],
-        generation=meta.get("generation", 0),
+        version=int(meta["resourceVersion"]),
         replicas=spec.get("replicas", 1),
         selector=_selector(spec.get("selector")),
         template_labels=_labels((template.get("metadata") or {}).get("labels")),

@@ -64,6 +64,7 @@ class _State:
     """What is known of one service's path."""
 
     wanted: bool = False
+    decided: bool = False  # since this process leads
     state: str = "asleep"
     why: str = ""
     routes: dict[str, Route] = field(default_factory=dict)
@@ -146,6 +147,7 @@ class KubernetesRoutes:
     async def hold(self, service: ServiceId) -> bool:
         state = self._states.setdefault(service, _State())
         names = [s.key for s in self._services(service)]
+        state.decided = True
         if not state.wanted:
             state.wanted = True
             self._republish(service)
@@ -156,6 +158,7 @@ class KubernetesRoutes:
     async def release(self, service: ServiceId) -> None:
         state = self._states.setdefault(service, _State())
         names = [s.key for s in self._services(service)]
+        state.decided = True
         if state.wanted or any(name in self._slices for name in names):
             state.wanted = False
             self._republish(service)
@@ -307,6 +310,15 @@ class KubernetesRoutes:
         service = None if kube is None else self._service_behind(kube)
         return service is not None and self._states[service].wanted
 
+    def _is_undecided(self, kube: KubeService) -> bool:
+        """Whether a new leader has yet to decide on a service: until then its path stays."""
+        services = [ServiceId(ns, name) for _, ns, name in self._inventory.targets_behind(kube)]
+        return any(
+            service in self._cluster.governed
+            and not (service in self._states and self._states[service].decided)
+            for service in services
+        )
+
     def _service_behind(self, kube: KubeService) -> ServiceId | None:
         keys = (_key(kube.namespace, kube.name, port.name) for port in kube.ports)
         return next((self._service_of[key] for key in keys if key in self._service_of), None)
@@ -351,7 +363,7 @@ class KubernetesRoutes:
         there = self._slices.get(name)
         kube = self._inventory.services.get(name)
         if kube is None or not self._is_wanted(name):
-            if there is not None:
+            if there is not None and not (kube is not None and self._is_undecided(kube)):
                 await self._delete(there)
             return
         addresses, ports = self._contents(kube, there)

@@ -31,7 +31,7 @@ def a_workload(name: str = "iris", *, namespace: str = "shop", replicas: int = 1
         namespace=namespace,
         name=name,
         uid=f"uid-{namespace}-{name}",
-        generation=1,
+        version=1,
         replicas=replicas,
         selector={"app": name},
         template_labels={"app": name, "tier": "models"},
