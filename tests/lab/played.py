@@ -50,18 +50,18 @@ def bench(lab: Lab, options: Sequence[str]) -> int:
     for name in BESIDE:
         lab.stop_component(name)
     with played_nodes(lab, 20):
-        return run(lab, *options).returncode
+        return run(lab, "--keep", *options).returncode  # all of it ends with the lab
 
 
-def run(lab: Lab, *options: str, **kept: int) -> subprocess.CompletedProcess[str]:
-    """The command as users type it; `kept` as for `subprocess.run`."""
+def run(lab: Lab, *options: str, capture_output: bool = False) -> subprocess.CompletedProcess[str]:
+    """The command as users type it."""
     words = (sys.executable, "-m", "autoscaler.cli", "bench", "platform")
     return subprocess.run(  # noqa: S603  our own command
         [*words, "--kubeconfig", str(lab.kubeconfig), "--nodes", LABEL, *options],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         text=True,
         check=False,
-        **kept,
+        capture_output=capture_output,
     )
 
 
