@@ -28,7 +28,7 @@ from autoscaler.ports import (
 
 log = structlog.get_logger(__name__)
 
-DECISIONS_KEPT = 256  # per service: four minutes of ticks, or weeks of changes
+DECISIONS_KEPT = 256  # per service; of those in a row that say the same, the first and the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,12 @@ class Record:
     decision: Decision
     snapshot: ServiceSnapshot
     refused: str | None = None
+
+    @property
+    def gist(self) -> tuple[object, ...]:
+        """All but when, and the numbers that led there."""
+        said = self.decision
+        return (said.current, said.replicas, said.state, said.why, said.acts, self.refused)
 
 
 class ControlLoop:
@@ -79,8 +85,8 @@ class ControlLoop:
         except RetryLater as trouble:
             log.warning("platform not read; nothing changes", why=str(trouble))
             return ()
-        self._forget(views)
-        asked = {sid: view for sid, view in views.items() if only is None or sid in only}
+        asked = dict(views) if only is None else {s: views[s] for s in only if s in views}
+        self._forget(list(self._memories) if only is None else only, views)
         measures = await self._measure(asked)
         decisions = []
         for sid, view in asked.items():
@@ -92,7 +98,7 @@ class ControlLoop:
             # 5. Record.
             self._record(Record(decision, snapshot, refusal.why if refusal else None))
             decisions.append(decision)
-        await self._save()
+        await self._save(asked)
         return tuple(decisions)
 
     def lead_times(self, service: ServiceId) -> LeadTimes:
@@ -161,6 +167,8 @@ class ControlLoop:
         decision = record.decision
         records = self.records.setdefault(decision.service, deque(maxlen=DECISIONS_KEPT))
         before = records[-1].decision if records else None
+        if len(records) > 1 and records[-2].gist == records[-1].gist == record.gist:
+            records.pop()
         records.append(record)
         self.on_record(record)
         if decision.changes or before is None or before.state is not decision.state:
@@ -175,15 +183,17 @@ class ControlLoop:
                 refused=record.refused,
             )
 
-    def _forget(self, views: Mapping[ServiceId, ServiceView]) -> None:
-        for gone in self._memories.keys() - views.keys():
-            del self._memories[gone]
-            self.records.pop(gone, None)
+    def _forget(self, among: Collection[ServiceId], views: Mapping[ServiceId, ServiceView]) -> None:
+        for service in among:
+            if service not in views:
+                self._memories.pop(service, None)
+                self.records.pop(service, None)
 
-    async def _save(self) -> None:
-        learned = {sid: memory.lead_times for sid, memory in self._memories.items()}
-        if not learned or learned == self._saved:
+    async def _save(self, asked: Collection[ServiceId]) -> None:
+        new = any(self._memories[sid].lead_times != self._saved.get(sid) for sid in asked)
+        if not new and len(self._memories) == len(self._saved):
             return
+        learned = {sid: memory.lead_times for sid, memory in self._memories.items()}
         try:
             await self._store.save({**(self._learned or {}), **learned})
         except RetryLater as trouble:

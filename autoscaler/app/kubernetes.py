@@ -28,6 +28,7 @@ from autoscaler.adapters.kubernetes.election import LeaderElection
 from autoscaler.adapters.kubernetes.events import EventRecorder
 from autoscaler.adapters.kubernetes.inventory import Inventory
 from autoscaler.adapters.kubernetes.memory import ConfigMapMemoryStore
+from autoscaler.adapters.kubernetes.metrics import TickSeconds, register
 from autoscaler.adapters.kubernetes.reports import Reports
 from autoscaler.adapters.kubernetes.resources import Resource
 from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
@@ -128,7 +129,8 @@ class KubernetesController:
             store=self._store,
             clock=clock,
         )
-        self._ticker = Ticker(self._loop)
+        self._registry = CollectorRegistry()
+        self._ticker = Ticker(self._loop, timekeeper=TickSeconds(self._registry))
         self._election = LeaderElection(
             api,
             namespace=place.namespace,
@@ -247,13 +249,18 @@ class KubernetesController:
         self._ticker.tick_all()
 
     def _api_server(self) -> ApiServer:
-        registry = CollectorRegistry()
-        registry.register(LoopCollector(self._loop, demand=self._routes.demand))
+        self._registry.register(LoopCollector(self._loop, demand=self._routes.demand))
+        register(
+            self._registry,
+            leads=lambda: self._election.leading,
+            requests=self._api.requests,
+            ages_s=lambda: self._watches.ages_s(self._clock.now_s()),
+        )
         return ApiServer(
             self._settings.api,
             create_api(
                 self._loop,
-                registry=registry,
+                registry=self._registry,
                 now_s=self._clock.now_s,
                 why_unready=self._why_unready,
             ),

@@ -3,6 +3,7 @@
 
 import asyncio
 import time
+from typing import Protocol
 
 import structlog
 
@@ -19,11 +20,18 @@ class MonotonicClock:
         return time.monotonic()
 
 
+class Timekeeper(Protocol):
+    """Is told how long each tick took."""
+
+    def took(self, seconds: float, *, all_services: bool) -> None: ...
+
+
 class Ticker:
     """Runs one tick at a time: over everything when told so, and over a service that has news."""
 
-    def __init__(self, loop: ControlLoop) -> None:
+    def __init__(self, loop: ControlLoop, *, timekeeper: Timekeeper | None = None) -> None:
         self._loop = loop
+        self._timekeeper = timekeeper
         self._all = False
         self._services: set[ServiceId] = set()
         self._news = asyncio.Event()
@@ -47,8 +55,12 @@ class Ticker:
             self._news.clear()
             only = None if self._all else frozenset(self._services)
             self._all, self._services = False, set()
+            began_s = time.perf_counter()
             try:
                 await self._loop.tick(only)
             except Exception:
                 # The one edge of this process: an error in one tick must not stop the next.
                 log.exception("the tick failed; nothing changes until the next")
+            if self._timekeeper is not None:
+                took_s = time.perf_counter() - began_s
+                self._timekeeper.took(took_s, all_services=only is None)

@@ -6,6 +6,7 @@ does not. What it writes on standard error is kept, and shown when it fails.
 """
 
 import asyncio
+import contextlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -64,6 +65,13 @@ class Child:
         lines = self._log.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-_SHOWN_LINES:])
 
+    async def terminate(self, *, within_s: float) -> None:
+        """Have it end in good order, if it does so in time."""
+        if not self.ended:
+            self._process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), within_s)
+
     async def stop(self) -> None:
         """Close its input, ask it to end, and kill it if it will not."""
         if self._process.stdin is not None:
@@ -84,13 +92,14 @@ async def child(
     name: str,
     argv: Sequence[str],
     *,
-    core: int,
+    core: int | None,
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Child]:
-    """Start `argv` on one core; stop it when the block ends."""
+    """Start `argv` on one core, or on ours (None); stop it when the block ends."""
     log = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
     ours = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})  # the child starts with our cores: set before its first thread
+    # The child starts with our cores: set before its first thread.
+    os.sched_setaffinity(0, ours if core is None else {core})
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,

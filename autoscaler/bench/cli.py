@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from autoscaler.bench.activator import Options, Report, run_activator_bench
+from autoscaler.bench.platform_cli import platform
 from autoscaler.bench.table import tables
 from autoscaler.bench.workloads import WORKLOADS
 from autoscaler.errors import BadInput, GiveUp
@@ -30,11 +31,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `activator` a sub-command though it is the only one."""
+app.command()(platform)
 
 
 def checked(*, duration_s: float, connections: int, rounds: int, only: list[str]) -> Options:

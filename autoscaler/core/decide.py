@@ -135,8 +135,7 @@ def decide(
         active_s=now_s - memory.state_since_s,
         blind_s=0.0 if memory.blind_since_s is None else now_s - memory.blind_since_s,
     )
-    decision = _decision(snapshot, policy, wish, rule, count, why=why)
-    return replace(decision, in_path=in_path), memory
+    return _decision(snapshot, policy, wish, rule, count, why=why, in_path=in_path), memory
 
 
 def signals_at(snapshot: ServiceSnapshot, memory: ServiceMemory, now_s: float) -> Signals:
@@ -329,6 +328,7 @@ def _decision(
     count: int,
     *,
     why: str,
+    in_path: str | None,
 ) -> Decision:
     because = wish.because
     if rule.count is Awake.NONE:
@@ -350,6 +350,7 @@ def _decision(
         because=because,
         candidates=wish.candidates,
         acts=not halted,
+        in_path=in_path,
     )
 
 

@@ -49,7 +49,7 @@ def noticed(
     moves = tuple(move for move in history.moves if move[0] > now_s - longest_s)
     if change:
         moves += ((now_s, change),)
-    return replace(history, moves=moves)
+    return history if moves == history.moves else replace(history, moves=moves)
 
 
 def stabilize(
@@ -66,10 +66,10 @@ def stabilize(
     # 1. Tolerance: a wish next to the present count is no reason to move.
     tolerated = _tolerated(wish, current=current, up=up, down=down)
     # 2. Windows: the lowest wish of the up window, the highest of the down window.
-    history = replace(
-        history,
+    history = ScaleHistory(
         highest=history.highest.seen(tolerated, now_s, span_s=down_window_s),
         lowest=history.lowest.seen(tolerated, now_s, span_s=up.window_s or 0.0),
+        moves=history.moves,
     )
     lowest, highest = int(history.lowest.extreme()), int(history.highest.extreme())
     because = wish.because

@@ -7,7 +7,7 @@ as new ones come, so a window's size follows from its span and the tick, never f
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # A rate over less than this says more about two ticks that came close together than about demand.
 SHORTEST_RATE_S = 1.0
@@ -29,7 +29,7 @@ class CounterWindow:
     def seen(self, total: float, at_s: float) -> "CounterWindow":
         """Add a sample. A time that stands still or goes back replaces the newest sample."""
         if not self.samples:
-            return replace(self, samples=((at_s, 0.0),), raw=total)
+            return CounterWindow(self.span_s, ((at_s, 0.0),), total)
         newest_s, summed = self.samples[-1]
         increase = total - self.raw if total >= self.raw else total
         if at_s - newest_s > self.span_s:
@@ -39,7 +39,7 @@ class CounterWindow:
             samples = (*self.samples[:-1], (newest_s, summed + increase))
         else:
             samples = (*_since(self.samples, at_s - self.span_s), (at_s, summed + increase))
-        return replace(self, samples=samples, raw=total)
+        return CounterWindow(self.span_s, samples, total)
 
     def value(self, now_s: float) -> float | None:
         """Increase per second over the window that ends with the newest sample; None: not known.
@@ -63,7 +63,7 @@ class LevelWindow:
 
     def seen(self, level: float, at_s: float) -> "LevelWindow":
         kept = tuple(sample for sample in self.samples if at_s - self.span_s < sample[0] < at_s)
-        return replace(self, samples=(*kept, (at_s, level)))
+        return LevelWindow(self.span_s, (*kept, (at_s, level)))
 
     def value(self, now_s: float) -> float | None:
         """Mean of the samples in the window; None when there is none."""
@@ -88,7 +88,7 @@ class SlidingExtreme:
         kept = tuple(
             (old_s, old) for old_s, old in self.kept if old_s > at_s - span_s and beats(old, value)
         )
-        return replace(self, kept=(*kept, (at_s, value)))
+        return SlidingExtreme(self.largest, (*kept, (at_s, value)))
 
     def extreme(self) -> float:
         """The extreme as of the newest sample; at least one value must have been seen."""

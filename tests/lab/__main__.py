@@ -6,9 +6,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
-from tests.lab import build, network, story
+from tests.lab import build, network, played, story
 from tests.lab.lab import Lab, LabError
+
+_SEARCH = "default.svc.cluster.local svc.cluster.local cluster.local"
+_WELCOME = """\
+lab: kubectl and helm are set up for it. Pods are local processes: their addresses, ClusterIPs
+     and names such as web.default.svc can be reached from this shell, and from no other.
+     An image stands for a local program, see tests/lab/images.py; try
+       kubectl run web --image=lab/echo --port=8080 --expose && kubectl get pods
+       curl http://web:8080
+     It all ends with this shell.
+"""
 
 
 def main() -> int:
@@ -17,14 +28,23 @@ def main() -> int:
     verbs.add_parser("build", help="find or build the control plane, Helm and kwok")
     verbs.add_parser("shell", help="a shell inside a fresh lab; it ends with the shell")
     verbs.add_parser("demo", help="sklearn-iris to zero and back in a fresh lab, as it happens")
-    verb = parser.parse_args().verb
-    if verb == "build":
+    verbs.add_parser(
+        "bench",
+        help="`tidegate bench platform` in a fresh lab where kwok plays the nodes; its options",
+        add_help=False,
+    )
+    asked, options = parser.parse_known_args()
+    if asked.verb != "bench" and options:
+        parser.error(f"unknown: {' '.join(options)}")
+    if asked.verb == "build":
         return _build()
-    return _in_a_lab({"shell": _shell, "demo": _demo}[verb])
+    bench = partial(played.bench, options=options)
+    work: dict[str, Callable[[Lab], int]] = {"shell": _shell, "demo": _demo, "bench": bench}
+    return _in_a_lab(work[asked.verb])
 
 
 def _build() -> int:
-    """Where it cannot be built the tests skip; only who asks for the lab by name sees a failure."""
+    """Where it cannot be the tests skip, so that is a failure only where a lab is required."""
     why = network.why_impossible()
     try:
         if why is not None:
@@ -38,20 +58,21 @@ def _build() -> int:
 
 def _in_a_lab(do: Callable[[Lab], int]) -> int:
     """Bring a lab up, do something in it, and end it all."""
-    why = network.why_impossible()
-    if why is not None:
-        sys.stderr.write(f"lab: {why}\n")
-        return 1
     try:
+        if (why := network.why_impossible()) is not None:
+            raise build.CannotBuild(why)
         lab = Lab(build.build())
     except build.CannotBuild as trouble:
         sys.stderr.write(f"lab: {trouble}\n")
         return 1
     try:
+        sys.stderr.write("lab: starting Kubernetes\n")
         lab.start()
-        sys.stderr.write(f"lab: up in {lab.start_s:.1f} s, logs in {lab.folder}\n")
+        sys.stderr.write(
+            f"lab: {build.KUBERNETES} is up after {lab.start_s:.1f} s, logs in {lab.folder}\n"
+        )
         return do(lab)
-    except LabError as trouble:
+    except (LabError, OSError) as trouble:
         sys.stderr.write(f"lab: {trouble}\n")
         return 1
     finally:
@@ -59,12 +80,16 @@ def _in_a_lab(do: Callable[[Lab], int]) -> int:
 
 
 def _shell(lab: Lab) -> int:
-    sys.stderr.write(
-        "lab: kubectl, helm and kwok talk to it; ClusterIPs and pod addresses can be reached from "
-        "here.\n     Leave the shell to end it all.\n"
-    )
+    """Run the user's shell where Service names have addresses."""
+    sys.stderr.write(_WELCOME)
+    names = lab.folder / "resolv.conf"
+    names.write_text(f"nameserver {network.DNS_IP}\nsearch {_SEARCH}\noptions ndots:5\n")
+    enter = 'mount --bind "$0" /etc/resolv.conf && exec "$1"'
     shell = os.environ.get("SHELL", "/bin/sh")
-    return subprocess.call([shell], env={**lab.env, "PS1": "(lab) \\w $ "})  # noqa: S603
+    return subprocess.call(  # noqa: S603  the user's own shell
+        ["unshare", "--mount", "sh", "-c", enter, str(names), shell],  # noqa: S607  of util-linux
+        env={**lab.env, "PS1": "(lab) \\w $ "},
+    )
 
 
 def _demo(lab: Lab) -> int:

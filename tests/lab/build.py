@@ -22,6 +22,8 @@ KUBERNETES: Final = "v1.36.3"
 HELM: Final = "helm.sh/helm/v4/cmd/helm@v4.3.1"
 KWOK: Final = "sigs.k8s.io/kwok/cmd/kwok@v0.8.0"
 
+_SIGN_OF_LIFE_S: Final = 30.0
+
 PROGRAMS: Final = ("kube", "helm", "kwok")
 
 _VERSION: Final = "k8s.io/component-base/version"
@@ -104,6 +106,7 @@ def _build_one(go: str, name: str, folder: Path) -> None:
 def _run(name: str, command: list[str], where: Path, env: dict[str, str]) -> None:
     """Run a build, with a sign of life: the first one takes minutes and says nothing by itself."""
     began_s = time.monotonic()
+    _say(f"lab: building {name}; it takes minutes the first time, and is kept")
     log = tempfile.TemporaryFile()  # noqa: SIM115  closed with this function
     with log:
         building = subprocess.Popen(  # noqa: S603  our own modules
@@ -111,7 +114,7 @@ def _run(name: str, command: list[str], where: Path, env: dict[str, str]) -> Non
         )
         while True:
             try:
-                building.wait(timeout=10)
+                building.wait(timeout=_SIGN_OF_LIFE_S)
                 break
             except subprocess.TimeoutExpired:
                 _say(f"lab: building {name}, {time.monotonic() - began_s:.0f} s so far")

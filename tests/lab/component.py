@@ -63,5 +63,9 @@ class Component:
         self.process = None
 
     def tail(self, lines: int = 25) -> str:
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return tail(self.log, lines) if self.log.exists() else ""
+
+
+def tail(log: Path, lines: int) -> str:
+    """The last lines of a file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

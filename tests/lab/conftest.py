@@ -74,10 +74,11 @@ def _tell(request: pytest.FixtureRequest, line: str) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test shows what the lab's components said last."""
+    """A failed test shows what the lab's components and pods said last."""
     report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.failed and isinstance(lab, Lab):
         item.config.stash[_FAILED] = True
         report.sections.append(("lab logs", lab.logs()))
+        report.sections.append(("logs of pods", lab.pod_logs(since=call.start)))
     return report

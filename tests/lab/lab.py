@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import yaml
 
-from tests.lab import access, asking, network, parts
+from tests.lab import access, asking, network, parts, processes
 from tests.lab.access import API, write_kubeconfig
 from tests.lab.build import Binaries
-from tests.lab.component import GUARD, Component
+from tests.lab.component import GUARD, Component, tail
 from tests.lab.parts import ETCD, HEALTH, NODES, REPOSITORY
 
 __all__ = ["CRDS", "NODES", "REPOSITORY", "Lab", "LabError", "kserve_crds"]
@@ -101,10 +101,9 @@ class Lab:
 
     def kill_pod(self, name: str) -> None:
         """SIGKILL every process of a pod, as a machine that runs out of memory would."""
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                if entry.name.isdigit() and f"HOSTNAME={name}\0" in (entry / "environ").read_text():
-                    os.kill(int(entry.name), signal.SIGKILL)
+        for pid in processes.of_pod(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def compact(self) -> int:
         """Drop etcd's history up to now; returns the revision.
@@ -124,6 +123,11 @@ class Lab:
             f"----- {component.log}\n{component.tail(lines)}"
             for component in self._components.values()
         )
+
+    def pod_logs(self, *, since: float, lines: int = 25) -> str:
+        """The last words of the containers that spoke since then (`time.time()`)."""
+        spoke = [p for p in self.folder.glob("*/pods/*/*.log") if p.stat().st_mtime >= since]
+        return "\n".join(f"----- {path}\n{tail(path, lines)}" for path in spoke)
 
     # Use
 

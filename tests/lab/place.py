@@ -4,7 +4,6 @@
 import http.client
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.lab.lab import Lab
@@ -124,15 +123,3 @@ def get(address: str, path: str = "/", port: int = 80) -> tuple[int, str]:
         return answer.status, answer.read().decode()
     finally:
         connection.close()
-
-
-def processes_of(pod: str) -> list[int]:
-    """The processes that were started for a pod of this name."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and f"HOSTNAME={pod}\0" in (entry / "environ").read_text():
-                found.append(int(entry.name))
-        except (OSError, UnicodeDecodeError):
-            continue
-    return found

@@ -43,8 +43,9 @@ def busy(lab: Lab, tidegate: Tidegate) -> Iterator[Place]:
             "tidegate.dev/scale-to-zero-after": "20s",
         }
         place.apply(deployment, a_service("iris"))
-        lab.wait_for(lambda: in_path(place), what="the activator's slice")
-        lab.wait_for(lambda: place.answers("iris"), what="an activator behind the Service")
+        lab.wait_for(lambda: in_path(place), what="the activator's slice", within_s=60)
+        # kube-proxy may still be backing off from an API server that was away.
+        lab.wait_for(lambda: place.answers("iris"), what="an activator there", within_s=90)
         yield place
 
 

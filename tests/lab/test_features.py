@@ -185,8 +185,9 @@ def test_what_a_person_switched_off_stays_off(place: Place, tidegate: Tidegate) 
     in_path(place)
     for _ in range(2):
         place.until(lambda: refused_with(place, "set to 0 by somebody else"))
-        assert stays(place, 0, for_s=2)
         controllers_restart(place, tidegate)
+        assert stays(place, 0, for_s=IDLE_S)
+    assert refused_with(place, "set to 0 by somebody else")
     place.kubectl("scale", f"deployment/{NAME}", "--replicas=2")
     event(place, "LeftAlone", words="set the count to 2")
     assert ask(place).status_code == 200

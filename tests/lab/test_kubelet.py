@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import processes
 from tests.lab.component import Component
 from tests.lab.lab import NODES, REPOSITORY, Lab
 from tests.lab.network import NODE_IP
@@ -24,7 +25,6 @@ from tests.lab.place import (
     a_shell,
     an_echo,
     get,
-    processes_of,
 )
 
 pytestmark = pytest.mark.lab
@@ -98,7 +98,7 @@ def test_a_container_gets_its_environment_volumes_and_what_the_init_container_le
     assert not Path("/run/secrets/kubernetes.io").exists()
 
     place.kubectl("delete", "pod", "rich", "--grace-period=1")
-    place.until(lambda: not processes_of("rich"))
+    place.until(lambda: not processes.of_pod("rich"))
 
 
 def test_a_changed_config_map_appears_in_the_running_container(place: Place) -> None:
@@ -247,14 +247,14 @@ def test_pre_stop_runs_before_the_signal_and_the_grace_ends_with_a_kill(place: P
     place.until(lambda: "by-hook" in place.log_of("stubborn"))
     place.until(lambda: not place.get("pod", "stubborn"))
     assert 4.0 <= time.monotonic() - began_s < 8.0
-    assert not processes_of("stubborn")
+    assert not processes.of_pod("stubborn")
 
 
 def test_a_forced_deletion_kills_at_once(place: Place) -> None:
     place.apply(a_pod("gone", a_shell("trap '' TERM; while :; do sleep 0.1; done")))
-    place.until(lambda: processes_of("gone"))
+    place.until(lambda: processes.of_pod("gone"))
     place.kubectl("delete", "pod", "gone", "--force", "--grace-period=0")
-    place.until(lambda: not processes_of("gone"), within_s=3)
+    place.until(lambda: not processes.of_pod("gone"), within_s=3)
 
 
 class Client(threading.Thread):
@@ -317,14 +317,14 @@ def test_pods_outlive_an_api_server_that_is_away_and_their_news_is_told_afterwar
     place.until(lambda: place.container("mortal").get("state", {}).get("running"))
     ip = place.ip("steady")
     place.lab.stop_component("kube-apiserver", kill=True)
-    before = processes_of("steady")
-    place.until(lambda: not processes_of("mortal"))
+    before = processes.of_pod("steady")
+    place.until(lambda: not processes.of_pod("mortal"))
     assert get(ip, port=8080)[0] == 200
     place.lab.start_component("kube-apiserver")
     place.until(lambda: place.container("mortal").get("restartCount"))
     renewed = lease_renewed(place)
     place.until(lambda: lease_renewed(place) > renewed)
-    assert processes_of("steady") == before
+    assert processes.of_pod("steady") == before
     assert place.is_ready("steady")
 
 
@@ -336,9 +336,9 @@ def lease_renewed(place: Place) -> str:
 def test_nothing_outlives_a_kubelet_that_is_killed(place: Place) -> None:
     kubelet = start_node(place, "doomed", cidr="10.244.101.0/24")
     place.apply(a_pod("orphan", a_shell("setsid sleep 98 & exec sleep 99"), nodeName="doomed"))
-    place.until(lambda: len(processes_of("orphan")) == 2)
+    place.until(lambda: len(processes.of_pod("orphan")) == 2)
     kubelet.stop(kill=True)
-    place.until(lambda: not processes_of("orphan"), within_s=5)
+    place.until(lambda: not processes.of_pod("orphan"), within_s=5)
     place.kubectl("delete", "pod", "orphan", "--force", "--grace-period=0")
     remove_node(place, "doomed")
 
@@ -349,7 +349,7 @@ def test_a_restarted_kubelet_takes_its_pods_up_again(place: Place) -> None:
     place.until(lambda: place.is_ready("again"))
     ip = place.ip("again")
     kubelet.stop()
-    assert not processes_of("again")
+    assert not processes.of_pod("again")
     kubelet.start()
     place.until(lambda: place.container("again").get("restartCount") == 1)
     place.until(lambda: place.is_ready("again"))

@@ -36,8 +36,9 @@ class _Pod:
     """One pod and what it said. `last`: its newest look, however old; `failures` in a row."""
 
     kept: Kept
+    pod_id: str
+    why: NoReading
     last: Look | None = None
-    why: str = "not asked yet"
     failures: int = 0
     expected: bool = True
     busy: bool = False
@@ -75,6 +76,7 @@ class _Lane:
 @dataclass(slots=True)
 class _Expected:
     pods: dict[str, _Pod] = field(default_factory=dict)
+    places: Mapping[str, At] = field(default_factory=dict)
     at_s: float = 0.0
 
 
@@ -93,15 +95,22 @@ class EngineScraper:
         self._open: set[_Pod] = set()
 
     def expect(self, service: ServiceId, places: Mapping[str, At]) -> None:
-        """Say which pods a service has now, by id; new ones are asked at once."""
+        """Say which pods a service has now, by id; new ones are asked at once.
+
+        `places` must not change afterwards: the same object again says that nothing did.
+        """
         expected = self._services.setdefault(service, _Expected())
         expected.at_s = self._clock.now_s()
+        if places is expected.places:
+            return
+        expected.places = places
         known = expected.pods
         for pod_id in [p for p, pod in known.items() if places.get(p) != pod.kept.at]:
             self._drop(known.pop(pod_id))
         for pod_id, at in places.items():
             if pod_id not in known:
-                known[pod_id] = pod = _Pod(Kept(at))
+                why = NoReading(f"{pod_id}: not asked yet")
+                known[pod_id] = pod = _Pod(Kept(at), pod_id, why)
                 self._when(pod, 0.0)
 
     def look(self, service: ServiceId, pod_id: str) -> Look | NoReading:
@@ -111,7 +120,7 @@ class EngineScraper:
         if pod is None:
             return NoReading(f"{pod_id}: not asked yet")
         if pod.last is None or pod.failures:
-            return NoReading(f"{pod_id}: {pod.why}")
+            return pod.why
         age_s = self._clock.now_s() - pod.last.at_s
         if age_s > STALE_S:
             return NoReading(f"{pod_id}: {pod.kept.at} last answered {age_s:.1f} s ago")
@@ -161,7 +170,7 @@ class EngineScraper:
         (self._open.add if pod.kept.open else self._open.discard)(pod)
         page = page_of(pod.kept.at, answer)
         if isinstance(page, NoReading):
-            pod.why = page.why
+            pod.why = NoReading(f"{pod.pod_id}: {page.why}")
             pod.failures += 1
         else:
             pod.last = followed_up(page, at_s=self._clock.now_s(), before=pod.last)

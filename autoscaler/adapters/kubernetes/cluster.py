@@ -79,6 +79,7 @@ class Governed:
     stands_still: bool = False
     pods: dict[str, _PodTimes] = field(default_factory=dict)
     asked: _Asked | None = None
+    places: Mapping[str, At | None] | None = None  # where pods' metrics are; None: look again
     tried: int | None = None  # to write this count; whether it was written is not known
     view: ServiceView | None = None
 
@@ -117,7 +118,8 @@ class KubernetesCluster:
         self._kinds: dict[str, Resource] = {}
         self._dirty: set[ServiceId] = set()
         self._scheduled: set[ServiceId] = set()
-        self._others: dict[tuple[str, str, str], OtherScaler] = {}
+        # By what they scale: namespace, kind, name.
+        self._others: dict[tuple[str, str, str], dict[str, OtherScaler]] = {}
         self._views: dict[ServiceId, ServiceView] = {}
         self._began_at_s: float | None = None
 
@@ -165,11 +167,10 @@ class KubernetesCluster:
             self._touch(target)
 
     def other_scaler_changed(self, old: OtherScaler | None, new: OtherScaler | None) -> None:
-        for other in (old, new):
-            if other is not None:
-                self._others.pop((other.kind, other.namespace, other.name), None)
+        if old is not None:
+            self._others.get(_scaled(old), {}).pop(f"{old.kind}/{old.name}", None)
         if new is not None:
-            self._others[(new.kind, new.namespace, new.name)] = new
+            self._others.setdefault(_scaled(new), {})[f"{new.kind}/{new.name}"] = new
         for other in (old, new):
             if other is not None:
                 self._changed(ServiceId(other.namespace, other.target_name))
@@ -182,10 +183,18 @@ class KubernetesCluster:
     # What others ask
 
     def metrics_places(self, service: ServiceId) -> Mapping[str, At | None]:
-        """Each ready pod of a service -> where its metrics are; None where nothing tells."""
+        """Each ready pod of a service -> where its metrics are; None where nothing tells.
+
+        The same object as long as nothing changed.
+        """
         governed = self.governed.get(service)
         if governed is None:
             return {}
+        if governed.places is None:
+            governed.places = self._places(governed)
+        return governed.places
+
+    def _places(self, governed: Governed) -> Mapping[str, At | None]:
         guess = self._serving_port(governed.target)
         places: dict[str, At | None] = {}
         for pod in self._inventory.pods_of(governed.target).values():
@@ -290,6 +299,9 @@ class KubernetesCluster:
 
     def _changed(self, service: ServiceId) -> None:
         self._dirty.add(service)
+        governed = self.governed.get(service)
+        if governed is not None:
+            governed.places = None
         self.on_change(service)
 
     def _build(self, service: ServiceId) -> ServiceView | None:
@@ -348,12 +360,8 @@ class KubernetesCluster:
 
     def _rival(self, governed: Governed) -> OtherScaler | None:
         target = governed.wanted.target
-        for other in self._others.values():
-            if (other.namespace, other.target_kind, other.target_name) == (
-                target.namespace, target.kind, target.name
-            ):  # fmt: skip
-                return other
-        return None
+        others = self._others.get((target.namespace, target.kind, target.name), {})
+        return next(iter(others.values()), None)
 
     def _replicas(self, governed: Governed) -> tuple[Replica, ...]:
         now_s = self._clock.now_s()
@@ -420,6 +428,10 @@ class KubernetesCluster:
             )
         except NotFound:
             log.debug("a pod was gone before it could be marked", pod=pod.name)
+
+
+def _scaled(other: OtherScaler) -> tuple[str, str, str]:
+    return (other.namespace, other.target_kind, other.target_name)
 
 
 def _count_of(governed: Governed, workload: Workload, *, just_began: bool) -> tuple[int, str]:

@@ -45,6 +45,7 @@ class _Service:
     ledger: Ledger = field(default_factory=Ledger)
     engine: Engine | None = None  # as last recognised
     pods: Mapping[str, At | None] = field(default_factory=dict)
+    places: Mapping[str, At] = field(default_factory=dict)  # of those where it is known
     at_s: float = 0.0  # of the newest totals
     asked_at_s: float = 0.0
 
@@ -77,6 +78,7 @@ class KubernetesDemand:
         jitter = Random()  # noqa: S311 - no secret depends on it
         self._engines = engines or EngineScraper(clock=clock, random=jitter)
         self._services: dict[ServiceId, _Service] = {}
+        self._looked_back_at_s = 0.0  # when it was last seen whom nobody asks about any more
 
     async def run(self) -> None:
         """Ask the pods for their metrics until cancelled."""
@@ -84,11 +86,12 @@ class KubernetesDemand:
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         now_s = self._clock.now_s()
-        measures = {service: self._measure(service, now_s) for service in services}
-        for service, known in list(self._services.items()):
-            if now_s - known.asked_at_s > FORGOTTEN_AFTER_S:
-                del self._services[service]
-        return measures
+        if now_s - self._looked_back_at_s > FORGOTTEN_AFTER_S:
+            self._looked_back_at_s = now_s
+            for service, known in list(self._services.items()):
+                if now_s - known.asked_at_s > FORGOTTEN_AFTER_S:
+                    del self._services[service]
+        return {service: self._measure(service, now_s) for service in services}
 
     def in_flight(self, service: ServiceId) -> Mapping[str, float]:
         """How many requests each ready pod has now, of those that tell."""
@@ -114,8 +117,11 @@ class KubernetesDemand:
     def _measure(self, service: ServiceId, now_s: float) -> Measures:
         known = self._services.setdefault(service, _Service())
         known.asked_at_s = now_s
-        known.pods = self._ready_pods(service)
-        self._engines.expect(service, {pod: at for pod, at in known.pods.items() if at is not None})
+        pods = self._ready_pods(service)
+        if pods is not known.pods:
+            known.pods = pods
+            known.places = {pod: at for pod, at in pods.items() if at is not None}
+        self._engines.expect(service, known.places)
         heard_at_s, demand = self._heard_at_s(), self._demand_of(service)
         if heard_at_s is None and isinstance(demand, Demand):
             demand = NoReading("no activator speaks")
@@ -126,7 +132,7 @@ class KubernetesDemand:
         known.ledger.enter(demand, told, now_s=now_s)
         spoken_s = [look.at_s for look in told.values()] or [heard_at_s or 0.0]
         known.at_s = max(known.at_s, *spoken_s)
-        seen = _Seen(demand, heard_at_s or 0.0, self._share_ratio(), looks, known)
+        seen = _Seen(demand, heard_at_s or 0.0, self._share_ratio(), looks, told, known)
         return {measure: value for measure, value in seen.measures() if value is not None}
 
 
@@ -134,13 +140,14 @@ class KubernetesDemand:
 class _Seen:
     """One look at everything about one service, and what follows from it.
 
-    `looks`: of every ready pod.
+    `looks`: of every ready pod; `told`: of those that told something.
     """
 
     demand: Demand | NoReading
     heard_at_s: float
     heard_ratio: float
     looks: Mapping[str, Look | NoReading]
+    told: Mapping[str, Look]
     known: _Service
 
     def measures(self) -> Iterator[tuple[Measure, Reading | NoReading | None]]:
@@ -202,12 +209,10 @@ class _Seen:
 
     def _ratio(self, tells: Callable[[Look], bool]) -> float:
         """The part of the ready pods of which this is true; 1 where there is none."""
-        true = sum(isinstance(look, Look) and tells(look) for look in self.looks.values())
-        return true / len(self.looks) if self.looks else 1.0
+        return sum(map(tells, self.told.values())) / len(self.looks) if self.looks else 1.0
 
     def _sum(self, measure: Measure) -> float:
-        pages = (look.page for look in self.looks.values() if isinstance(look, Look))
-        return sum(page.total(measure) or 0.0 for page in pages)
+        return sum(look.page.total(measure) or 0.0 for look in self.told.values())
 
     def _reading(
         self, value: float, ratio: float, *, at_s: float | None = None

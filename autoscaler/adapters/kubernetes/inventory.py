@@ -57,7 +57,8 @@ class Inventory:
         self._by_template: Selectors[Name] = Selectors()
         self._pods_of: defaultdict[Target, dict[str, Pod]] = defaultdict(dict)
         self._owner_of: dict[str, Target] = {}  # by pod uid
-        self._loose: dict[str, Pod] = {}  # pods of no known target
+        # Pods of no known target by uid, under each of their label pairs.
+        self._loose: defaultdict[tuple[str, str, str], dict[str, Pod]] = defaultdict(dict)
         self._labelled: defaultdict[tuple[str, str, str], set[Target]] = defaultdict(set)
 
     # What the informers say
@@ -75,14 +76,14 @@ class Inventory:
         if old is None or old.selector != new.selector:
             self._by_pod_labels.put(new.key, namespace=new.namespace, selector=new.selector)
             self._reassign(self._pods_of.pop(new.key, {}).values())
-            self._reassign(list(self._loose.values()))
+            self._adopt(new.namespace, new.selector)
 
     def selector_found(self, target: Target, selector: Labels) -> None:
         """The scale subresource told which pods belong to a target that does not say so itself."""
         workload = self.workloads.get(target)
         if workload is not None:
             self._by_pod_labels.put(target, namespace=workload.namespace, selector=selector)
-            self._reassign(list(self._loose.values()))
+            self._adopt(workload.namespace, selector)
 
     def pod_changed(self, old: Pod | None, new: Pod | None) -> Collection[Target]:
         """Take in a pod; returns the targets that are concerned."""
@@ -151,19 +152,33 @@ class Inventory:
 
     def _assign(self, pod: Pod, owner: Target | None) -> None:
         if owner is None:
-            self._loose[pod.uid] = pod
+            for name, value in pod.labels.items():
+                self._loose[(pod.namespace, name, value)][pod.uid] = pod
             return
-        self._loose.pop(pod.uid, None)
+        self._not_loose(pod)
         self._owner_of[pod.uid] = owner
         self._pods_of[owner][pod.uid] = pod
 
     def _forget(self, pod: Pod) -> set[Target]:
-        self._loose.pop(pod.uid, None)
+        self._not_loose(pod)
         owner = self._owner_of.pop(pod.uid, None)
         if owner is None:
             return set()
         self._pods_of[owner].pop(pod.uid, None)
         return {owner}
+
+    def _not_loose(self, pod: Pod) -> None:
+        for name, value in pod.labels.items():
+            place = (pod.namespace, name, value)
+            loose = self._loose.get(place)
+            if loose is not None and loose.pop(pod.uid, None) is not None and not loose:
+                del self._loose[place]
+
+    def _adopt(self, namespace: str, selector: Labels | None) -> None:
+        """Give the pods that a new selector may match to whom they belong."""
+        if selector:
+            loose = self._loose.get((namespace, *_pair(selector)), {})
+            self._reassign(list(loose.values()))
 
     def _reassign(self, pods: Collection[Pod]) -> None:
         for pod in pods:

@@ -61,7 +61,7 @@ class Reports:
         elif before is not None and governed.written_by and before.current != decision.current:
             words = f"{governed.written_by} set the count to {decision.current}; "
             self._event(governed, "LeftAlone", words + f"left alone for {COOL_OFF_S:.0f} s")
-        if before is None or _line(before) != _line(decision):
+        if before is None or _said(before) != _said(decision):
             self._status(governed, _line(decision))
 
     def stood_still(self) -> None:
@@ -122,6 +122,11 @@ def _cannot_sleep(blind: str | None) -> str:
     return (
         f"it cannot be put to sleep, for nothing proves that it is idle: {blind}" if blind else ""
     )
+
+
+def _said(decision: Decision) -> tuple[object, ...]:
+    """All that `_line` says."""
+    return (decision.state, decision.replicas, decision.why, decision.acts)
 
 
 def _line(decision: Decision) -> str:

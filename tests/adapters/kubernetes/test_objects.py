@@ -20,6 +20,7 @@ def a_deployment(*writers: dict[str, Any], **container: Any) -> dict[str, Any]:
             "name": "iris",
             "uid": "u",
             "generation": 3,
+            "resourceVersion": "7",
             "creationTimestamp": MADE,
             "managedFields": list(writers),
         },
