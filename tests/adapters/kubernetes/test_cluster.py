@@ -7,7 +7,7 @@ from autoscaler.adapters.kubernetes.api import KubeApi
 from autoscaler.adapters.kubernetes.cluster import HANDED_OVER_S, KubernetesCluster
 from autoscaler.adapters.kubernetes.inventory import Inventory
 from autoscaler.adapters.kubernetes.objects import Workload, workload
-from autoscaler.adapters.kubernetes.resources import DEPLOYMENTS
+from autoscaler.adapters.kubernetes.resources import DEPLOYMENTS, Resource
 from autoscaler.core.signals import ServiceId
 from autoscaler.core.zero import SWITCHED_OFF
 from autoscaler.ports import ServiceView
@@ -117,3 +117,16 @@ async def test_a_new_leader_takes_no_late_news_for_a_person(watched: Watched) ->
     await watched.shows(a_deployment(1))
     view = await watched.shows(a_deployment(0, version=2))
     assert (view.scale, view.written_by) == (0, "")
+
+
+async def test_the_name_of_a_kind_from_the_settings_is_learned_from_its_objects(
+    api: KubeApi,
+) -> None:
+    """The settings name it by its plural; Events on its objects need the kind as well."""
+    cluster = KubernetesCluster(api, Inventory(), clock=FakeClock())
+    fleets = Resource("example.dev", "v1", "fleets")
+    cluster.scales(fleets)
+    cluster.hears(fleets)
+    raw = a_deployment(1) | {"apiVersion": "example.dev/v1", "kind": "Fleet"}
+    cluster.workload_changed(None, workload(raw, plural="fleets"))
+    assert cluster.resource_of("Fleet") == Resource("example.dev", "v1", "fleets", kind="Fleet")
