@@ -71,6 +71,11 @@ def run(
     if platform is Platform.KUBERNETES:
         from autoscaler.app.kubernetes import run_kubernetes
 
+        if kubeconfig is not None and not kubeconfig.is_file():
+            raise BadInput(
+                f"--kubeconfig: there is no file {kubeconfig}; name one that is there, or leave it "
+                f"out inside a pod"
+            )
         run_kubernetes(config_file, kubeconfig)
         return
     from autoscaler.app.local import run_local

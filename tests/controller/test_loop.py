@@ -126,6 +126,21 @@ async def test_a_platform_that_cannot_be_asked_costs_one_tick_only() -> None:
     assert len(world.loop.records[A_SERVICE]) == 2
 
 
+async def test_decisions_in_a_row_that_say_the_same_are_kept_as_the_first_and_the_newest() -> None:
+    """Of a service at rest the first and the newest are kept; each change is."""
+    world = World(a_view(scale=2))
+    for at_s in range(100):
+        await world.tick_at(at_s)
+    kept = [record.decision.at_s for record in world.loop.records[A_SERVICE]]
+    assert (kept[0], kept[-1]) == (0, 99)
+    assert len(kept) < 10
+    world.source.measures[A_SERVICE] = held(40)
+    await world.tick_at(100)
+    await world.tick_at(101)
+    changed = [r.decision.at_s for r in world.loop.records[A_SERVICE] if r.decision.changes]
+    assert 100 in changed
+
+
 async def test_sleep_needs_an_activator_in_the_path() -> None:
     """Idle long enough, a service still keeps its replica until an activator is proven there."""
     world = World(a_view(scale=1, scale_to_zero_after=10.0), holds=False)

@@ -45,6 +45,35 @@ async def test_the_scheduler_ticks_on_the_thread_of_the_loop() -> None:
         await asyncio.gather(ticking, return_exceptions=True)
 
 
+class Times:
+    """Which ticks were timed."""
+
+    def __init__(self) -> None:
+        self.took_s: asyncio.Queue[tuple[bool, float]] = asyncio.Queue()
+
+    def took(self, seconds: float, *, all_services: bool) -> None:
+        self.took_s.put_nowait((all_services, seconds))
+
+
+async def test_ticks_over_everything_are_timed_apart_from_those_with_news() -> None:
+    """A failed tick took its time as well."""
+    counted, times = CountedTicks(), Times()
+    counted.fails = True
+    ticker = Ticker(cast(ControlLoop, counted), timekeeper=times)
+    ticking = asyncio.create_task(ticker.run())
+    try:
+        async with asyncio.timeout(10):
+            ticker.tick_all()
+            all_services, seconds = await times.took_s.get()
+            assert all_services
+            assert 0 <= seconds < 10
+            ticker.tick_soon(A_SERVICE)
+            assert not (await times.took_s.get())[0]
+    finally:
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+
+
 async def test_a_tick_that_fails_stops_none_that_follows() -> None:
     """News of one service ticks that one, also right after a failure."""
     counted = CountedTicks()

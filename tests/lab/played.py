@@ -50,12 +50,10 @@ def bench(lab: Lab, options: Sequence[str]) -> int:
     for name in BESIDE:
         lab.stop_component(name)
     with played_nodes(lab, 20):
-        return run(lab, *options).returncode
+        return run(lab, "--keep", *options).returncode  # all of it ends with the lab
 
 
-def run(
-    lab: Lab, *options: str, stdout: int | None = None, stderr: int | None = None
-) -> subprocess.CompletedProcess[str]:
+def run(lab: Lab, *options: str, capture_output: bool = False) -> subprocess.CompletedProcess[str]:
     """The command as users type it."""
     words = (sys.executable, "-m", "autoscaler.cli", "bench", "platform")
     return subprocess.run(  # noqa: S603  our own command
@@ -63,8 +61,7 @@ def run(
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         text=True,
         check=False,
-        stdout=stdout,
-        stderr=stderr,
+        capture_output=capture_output,
     )
 
 
