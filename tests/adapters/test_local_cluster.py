@@ -7,11 +7,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
 
+from autoscaler import schedule
 from autoscaler.adapters.local import cluster as cluster_module
 from autoscaler.adapters.local.cluster import LocalCluster
 from autoscaler.adapters.local.replicas import LocalService, Site
@@ -489,6 +491,26 @@ async def test_a_change_is_told_when_its_route_is_published(machine: Machine) ->
     await eventually(lambda: 1 in routes_seen, what="its readiness was told")
     await cluster.close(grace_s=1.0)
     assert routes_seen[-1] == 0
+
+
+def test_a_schedule_holds_by_the_clock_that_is_given(machine: Machine) -> None:
+    """Inside its window a service has the window's bounds, outside its own."""
+    policy = a_local_service(*TOY).policy
+    windows = schedule.read("Mon-Fri 08:00-20:00 UTC min=2 max=3")
+    monday = datetime(2026, 11, 23, 19, 59, tzinfo=UTC)
+    times = [monday, monday.replace(hour=20)]
+    cluster = LocalCluster(
+        [replace(a_local_service(*TOY), policy=replace(policy, schedule=windows))],
+        site=Site(clock=WallClock(), log_dir=machine.log_dir, timings=BRISK),
+        activators=machine.activators,
+        now=iter(times).__next__,
+    )
+    inside, outside = (cluster.view(a_service_id()).policy for _ in times)
+    assert (inside.min_replicas, inside.max_replicas) == (2, 3)
+    assert (outside.min_replicas, outside.max_replicas) == (
+        policy.min_replicas,
+        policy.max_replicas,
+    )
 
 
 @pytest.mark.parametrize(
