@@ -21,9 +21,9 @@ class MonotonicClock:
 
 
 class Timekeeper(Protocol):
-    """Is told how long each tick took."""
+    """Is told how long each tick took, and how much CPU time."""
 
-    def took(self, seconds: float, *, all_services: bool) -> None: ...
+    def took(self, seconds: float, *, cpu_s: float, all_services: bool) -> None: ...
 
 
 class Ticker:
@@ -55,12 +55,15 @@ class Ticker:
             self._news.clear()
             only = None if self._all else frozenset(self._services)
             self._all, self._services = False, set()
-            began_s = time.perf_counter()
+            began_s, cpu_began_s = time.perf_counter(), time.thread_time()
             try:
                 await self._loop.tick(only)
             except Exception:
                 # The one edge of this process: an error in one tick must not stop the next.
                 log.exception("the tick failed; nothing changes until the next")
             if self._timekeeper is not None:
-                took_s = time.perf_counter() - began_s
-                self._timekeeper.took(took_s, all_services=only is None)
+                self._timekeeper.took(
+                    time.perf_counter() - began_s,
+                    cpu_s=time.thread_time() - cpu_began_s,
+                    all_services=only is None,
+                )

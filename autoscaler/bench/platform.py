@@ -45,7 +45,7 @@ NOTES: Final = (
     "no activator is connected, so no service has a reading and none is scaled",
     "the pods are played: where their metrics are asked for nothing answers, or nobody is there",
     "the controller looks at the one namespace; whatever else runs on this machine slows it: judge "
-    "by CPU time (cpu_cores) where load_average, of five minutes, is above the number of cores",
+    "by tick_cpu_p99_s where load_average, of five minutes, is above the number of cores",
 )
 
 

@@ -49,6 +49,7 @@ def phase_figures(phase: Phase) -> Figures:
     whole, some = (
         phase.ended.ticks_of(scope).since(phase.began.ticks_of(scope)) for scope in ("all", "some")
     )
+    whole_cpu = phase.ended.cpu_of("all").since(phase.began.cpu_of("all"))
     seen_s = sorted(phase.seen_s)
     by_kind = requests_per_s(phase.began, phase.ended)
     return {
@@ -57,6 +58,8 @@ def phase_figures(phase: Phase) -> Figures:
         "tick_mean_s": _round(whole.mean_s()),
         "tick_p50_s": _round(whole.quantile_s(0.5)),
         "tick_p99_s": _round(whole.quantile_s(0.99)),
+        "tick_cpu_p50_s": _round(whole_cpu.quantile_s(0.5)),
+        "tick_cpu_p99_s": _round(whole_cpu.quantile_s(0.99)),
         "news_ticks": int(some.count),
         "news_tick_p50_s": _round(some.quantile_s(0.5)),
         "news_tick_p99_s": _round(some.quantile_s(0.99)),

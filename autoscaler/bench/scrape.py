@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, isinf
 
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 _OURS = ("tidegate_tick_", "tidegate_api_", "tidegate_leader", "tidegate_informer_", "process_")
+_CPU = "tidegate_tick_cpu_seconds"
 Bounds = Mapping[float, float]  # upper bound of a bucket in seconds -> ticks up to it
 
 
@@ -56,9 +58,14 @@ class Scrape:
     requests: Mapping[tuple[str, str], float]
     ages_s: Mapping[str, float]
     ticks: Mapping[str, Ticks]
+    ticks_cpu: Mapping[str, Ticks]
 
     def ticks_of(self, scope: str) -> Ticks:
         return self.ticks.get(scope, Ticks())
+
+    def cpu_of(self, scope: str) -> Ticks:
+        """Their CPU time, in the same way."""
+        return self.ticks_cpu.get(scope, Ticks())
 
 
 def read(text: str, *, at_s: float) -> Scrape:
@@ -67,10 +74,10 @@ def read(text: str, *, at_s: float) -> Scrape:
     cpu_s, leads = 0.0, False
     requests: dict[tuple[str, str], float] = {}
     ages_s: dict[str, float] = {}
-    counts: dict[str, float] = {}
-    totals_s: dict[str, float] = {}
-    bounds: dict[str, dict[float, float]] = {}
+    ticks: dict[str, dict[str, Ticks]] = {"tidegate_tick_seconds": {}, _CPU: {}}
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        if family.name in ticks:
+            ticks[family.name] = _histograms(family)
         for name, labels, value in (sample[:3] for sample in family.samples):
             match name:
                 case "process_cpu_seconds_total":
@@ -81,12 +88,22 @@ def read(text: str, *, at_s: float) -> Scrape:
                     requests[labels["verb"], labels["resource"]] = value
                 case "tidegate_informer_age_seconds":
                     ages_s[labels["resource"]] = value
-                case "tidegate_tick_seconds_count":
-                    counts[labels["scope"]] = value
-                case "tidegate_tick_seconds_sum":
-                    totals_s[labels["scope"]] = value
-                case "tidegate_tick_seconds_bucket":
-                    bound = inf if labels["le"] == "+Inf" else float(labels["le"])
-                    bounds.setdefault(labels["scope"], {})[bound] = value
-    ticks = {scope: Ticks(n, totals_s[scope], bounds[scope]) for scope, n in counts.items()}
-    return Scrape(at_s, leads, cpu_s, requests, ages_s, ticks)
+    wall, cpu = ticks.values()
+    return Scrape(at_s, leads, cpu_s, requests, ages_s, wall, cpu)
+
+
+def _histograms(family: Metric) -> dict[str, Ticks]:
+    """By scope."""
+    counts: dict[str, float] = {}
+    totals_s: dict[str, float] = {}
+    bounds: dict[str, dict[float, float]] = {}
+    for name, labels, value in (sample[:3] for sample in family.samples):
+        scope = labels["scope"]
+        if name.endswith("_count"):
+            counts[scope] = value
+        elif name.endswith("_sum"):
+            totals_s[scope] = value
+        elif name.endswith("_bucket"):
+            bound = inf if labels["le"] == "+Inf" else float(labels["le"])
+            bounds.setdefault(scope, {})[bound] = value
+    return {scope: Ticks(n, totals_s[scope], bounds[scope]) for scope, n in counts.items()}

@@ -87,6 +87,8 @@ def stabilize(
     limited = _rate_limited(count, current=current, up=up, down=down, history=history, now_s=now_s)
     if limited != count:
         because += (f"rate limit: {limited} now, {count} wanted",)
+    if limited == wish.replicas and because == wish.because:
+        return wish, history
     return replace(wish, replicas=limited, because=because), history
 
 

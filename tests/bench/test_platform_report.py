@@ -24,6 +24,7 @@ def a_scrape(**changes: Any) -> Scrape:
         "requests": {},
         "ages_s": {},
         "ticks": {},
+        "ticks_cpu": {},
     }
     return Scrape(**(fields | changes))
 
@@ -36,7 +37,7 @@ def some_ticks(*, fast: int, slow: int) -> Mapping[str, Ticks]:
 
 def test_what_the_controller_exposes_is_read_back() -> None:
     registry = CollectorRegistry()
-    TickSeconds(registry).took(0.07, all_services=True)
+    TickSeconds(registry).took(0.07, cpu_s=0.03, all_services=True)
     sent = {("patch", "deployments"): 3, ("list", "pods"): 20}
     register(registry, leads=lambda: True, requests=sent, ages_s=lambda: {"pods": 1.5})
     seen = read(generate_latest(registry).decode(), at_s=7.0)
@@ -45,6 +46,7 @@ def test_what_the_controller_exposes_is_read_back() -> None:
     assert seen.cpu_s > 0
     assert seen.ticks_of("all").mean_s() == pytest.approx(0.07)
     assert 0.06 <= (seen.ticks_of("all").quantile_s(0.5) or 0) <= 0.08
+    assert seen.cpu_of("all").mean_s() == pytest.approx(0.03)
     assert seen.ticks_of("some").quantile_s(0.5) is None
 
 

@@ -30,7 +30,7 @@ def test_the_example_of_a_config_file_is_accepted(tmp_path: Path) -> None:
 
 def test_every_verb_that_the_readme_names_exists() -> None:
     """No promise of a command that is not there."""
-    named = set(re.findall(r"tidegate (\w+)", "\n".join(blocks("sh"))))
+    named = set(re.findall(r"bin/tidegate (\w+)", "\n".join(blocks("sh"))))
     assert named
     assert named <= {point.name for point in entry_points(group="tidegate.commands")}
 

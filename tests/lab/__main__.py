@@ -65,18 +65,21 @@ def _in_a_lab(do: Callable[[Lab], int]) -> int:
     except build.CannotBuild as trouble:
         sys.stderr.write(f"lab: {trouble}\n")
         return 1
+    failed = True
     try:
         sys.stderr.write("lab: starting Kubernetes\n")
         lab.start()
         sys.stderr.write(
             f"lab: {build.KUBERNETES} is up after {lab.start_s:.1f} s, logs in {lab.folder}\n"
         )
-        return do(lab)
+        status = do(lab)
+        failed = False
     except (LabError, OSError) as trouble:
-        sys.stderr.write(f"lab: {trouble}\n")
+        sys.stderr.write(f"lab: {trouble}\nlab: the logs are kept in {lab.folder}\n")
         return 1
     finally:
-        lab.close()
+        lab.close(keep=failed)
+    return status
 
 
 def _shell(lab: Lab) -> int:

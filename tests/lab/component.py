@@ -30,6 +30,10 @@ class Component:
         return self.folder / f"{self.name}.log"
 
     @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
     def ended(self) -> int | None:
         """The exit status of one that ended without being told to."""
         return None if self.process is None else self.process.poll()

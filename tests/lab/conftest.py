@@ -15,6 +15,7 @@ REQUIRED = "TIDEGATE_LAB_REQUIRED"  # 1 where a lab that cannot be is a failure
 TEST_MAX_S = 300  # of a test that sets no limit itself; the first one also waits for the lab
 
 _FAILED = pytest.StashKey[bool]()
+_TOLD = pytest.StashKey[list[str]]()  # lines for the end of the run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,16 +43,17 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         _unless_required("its programs are not built; run `make lab`")
     lab = Lab(binaries)
     request.config.stash[_FAILED] = True  # until it is up
+    told = request.config.stash.setdefault(_TOLD, [])
     try:
         lab.start()
         request.config.stash[_FAILED] = False
-        _tell(request, f"lab: up in {lab.start_s:.1f} s, logs in {lab.folder}")
+        told.append(f"lab: Kubernetes was up after {lab.start_s:.1f} s")
         yield lab
     finally:
         failed = request.config.stash[_FAILED]
         lab.close(keep=failed)
         if failed:
-            _tell(request, f"lab: its logs are kept in {lab.folder}")
+            told.append(f"lab: its logs are kept in {lab.folder}")
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +66,9 @@ def tidegate(lab: Lab) -> Tidegate:
     return tidegate
 
 
-def _tell(request: pytest.FixtureRequest, line: str) -> None:
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line(f"\n{line}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in terminalreporter.config.stash.get(_TOLD, ()):
+        terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,7 +26,7 @@ from tests.lab import access, asking, network, parts, processes
 from tests.lab.access import API, write_kubeconfig
 from tests.lab.build import Binaries
 from tests.lab.component import GUARD, Component, tail
-from tests.lab.parts import ETCD, HEALTH, NODES, REPOSITORY
+from tests.lab.parts import ETCD, FOLLOWERS, HEALTH, NODES, REPOSITORY
 
 __all__ = ["CRDS", "NODES", "REPOSITORY", "Lab", "LabError", "kserve_crds"]
 
@@ -36,7 +36,7 @@ _HELM_FOLDERS: Final = ("CACHE", "CONFIG", "DATA")
 
 
 class LabError(Exception):
-    """The lab did not do as it was told; the message has the tail of the log that says why."""
+    """The lab did not do as it was told; the message says why."""
 
 
 class Lab:
@@ -48,11 +48,18 @@ class Lab:
         self.start_s = 0.0
         self._components: dict[str, Component] = {}
         self._namespaces = 0
+        self._disturbed = False
 
     # Life
 
     def start(self) -> None:
         """Enter a new network and bring everything up there. Raises `LabError`, `OSError`."""
+        try:
+            self._start_all()
+        except LabError as error:
+            raise LabError(f"{error}\n{self.logs()}") from error
+
+    def _start_all(self) -> None:
         began_s = time.monotonic()
         network.enter()
         access.write(self.folder)
@@ -88,6 +95,7 @@ class Lab:
 
     def stop_component(self, name: str, *, kill: bool = False) -> None:
         self._components[name].stop(kill=kill)
+        self._disturbed |= name in ("etcd", "kube-apiserver")
 
     def start_component(self, name: str) -> None:
         """Start what was stopped; it works again when this returns. Raises `LabError`."""
@@ -98,6 +106,19 @@ class Lab:
         """Stop it and start it again. Raises `LabError`."""
         self.stop_component(name, kill=kill)
         self.start_component(name)
+
+    def settle(self) -> None:
+        """After an outage: have everybody look again at once, not after a back-off of up to 30 s.
+
+        Every fresh namespace does it, so no test waits for what another one disturbed.
+        """
+        if self._disturbed:
+            names = [name for name in FOLLOWERS if self._components[name].runs]
+            for name in names:
+                self._components[name].stop(kill=True)
+            self._start(*names)
+            self._wait_healthy(*names)
+            self._disturbed = False
 
     def kill_pod(self, name: str) -> None:
         """SIGKILL every process of a pod, as a machine that runs out of memory would."""
@@ -119,10 +140,8 @@ class Lab:
 
     def logs(self, lines: int = 25) -> str:
         """The last words of every component."""
-        return "\n".join(
-            f"----- {component.log}\n{component.tail(lines)}"
-            for component in self._components.values()
-        )
+        said = {one.log: one.tail(lines) for one in self._components.values()}
+        return "\n".join(f"----- {log}\n{text}" for log, text in said.items() if text)
 
     def pod_logs(self, *, since: float, lines: int = 25) -> str:
         """The last words of the containers that spoke since then (`time.time()`)."""
@@ -169,6 +188,7 @@ class Lab:
     @contextlib.contextmanager
     def namespace(self, prefix: str = "test") -> Iterator[str]:
         """A fresh Kubernetes namespace, taken away afterwards."""
+        self.settle()
         self._namespaces += 1
         name = f"{prefix}-{self._namespaces}"
         self.kubectl("create", "namespace", name)
@@ -179,7 +199,7 @@ class Lab:
             self.kubectl("delete", "namespace", name, "--wait=false")
 
     def wait_for(self, done: Callable[[], object], *, what: str, within_s: float = 30.0) -> Any:
-        """Ask until the answer is true. Raises `LabError` with every log's tail.
+        """Ask until the answer is true. Raises `LabError`.
 
         Raises it at once if a component has ended meanwhile that nobody stopped.
         """
@@ -190,7 +210,7 @@ class Lab:
                     why = f"{name} ended by itself, status {component.ended}"
                     raise LabError(f"while waiting for {what}: {why}\n{component.tail()}")
             if time.monotonic() > ends_s:
-                raise LabError(f"waited {within_s:g} s for {what}\n{self.logs()}")
+                raise LabError(f"waited {within_s:g} s for {what}; logs are in {self.folder}")
             time.sleep(0.05)
         return answer
 
@@ -205,7 +225,7 @@ class Lab:
 
     def kwok(self) -> None:
         """Have kwok play the nodes labelled `type=kwok`, and the pods that are bound to them."""
-        if "kwok" not in self._components:
+        if "kwok" not in self._components or not self._components["kwok"].runs:
             self._add(parts.a_kwok(self.folder, self.binaries))
         self._wait_healthy("kwok")
 

@@ -26,6 +26,9 @@ HEALTH: Final = {
     "kwok": "http://127.0.0.1:10247/healthz",
 }
 
+# Who watches the API server, and waits longer after each failure.
+FOLLOWERS: Final = ("kube-controller-manager", "kube-scheduler", "kube-proxy")
+
 # Not in a cluster without routes, clouds and IPAM, and every start saved is a second.
 _CONTROLLERS: Final = (
     "*,-nodeipam,-node-route-controller,-cloud-node-lifecycle-controller,-service-lb-controller"
@@ -95,6 +98,7 @@ def a_kwok(folder: Path, binaries: Binaries) -> Component:
             f"--config={PLAYED}",
             f"--cidr={network.PLAYED_NETWORK}",
             "--server-address=127.0.0.1:10247",
+            "--v=WARN",
         ),
         folder,
     )

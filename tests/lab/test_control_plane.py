@@ -133,6 +133,7 @@ def test_kwok_plays_its_own_nodes_and_no_other(place: Place) -> None:
     place.kubectl("rollout", "status", "deployment/crowd", "--timeout=60s")
     an_echo_with_service(place, replicas=1)
     place.until(lambda: place.answers("web"))
+    place.kubectl("delete", "deployment", "crowd", "--cascade=foreground")
     place.lab.kubectl("delete", "node", "played")
 
 

@@ -20,6 +20,7 @@ from autoscaler.adapters.kubernetes.inventory import Inventory, Target
 from autoscaler.adapters.kubernetes.objects import (
     DELETION_COST,
     FIELD_MANAGER,
+    KubeService,
     OtherScaler,
     Pod,
     Workload,
@@ -79,8 +80,10 @@ class Governed:
     stands_still: bool = False
     pods: dict[str, _PodTimes] = field(default_factory=dict)
     asked: _Asked | None = None
-    places: Mapping[str, At | None] | None = None  # where pods' metrics are; None: look again
     tried: int | None = None  # to write this count; whether it was written is not known
+    # Looked up once until something about the service changes; None: look.
+    places: Mapping[str, At | None] | None = None  # of its pods' metrics
+    services: list[KubeService] | None = None  # that select its pods
     view: ServiceView | None = None
 
     @property
@@ -194,6 +197,12 @@ class KubernetesCluster:
             governed.places = self._places(governed)
         return governed.places
 
+    def services_before(self, governed: Governed) -> list[KubeService]:
+        """The Services that select a service's pods, by name."""
+        if governed.services is None:
+            governed.services = self._inventory.services_of(governed.target)
+        return governed.services
+
     def _places(self, governed: Governed) -> Mapping[str, At | None]:
         guess = self._serving_port(governed.target)
         places: dict[str, At | None] = {}
@@ -301,7 +310,7 @@ class KubernetesCluster:
         self._dirty.add(service)
         governed = self.governed.get(service)
         if governed is not None:
-            governed.places = None
+            governed.places = governed.services = None
         self.on_change(service)
 
     def _build(self, service: ServiceId) -> ServiceView | None:

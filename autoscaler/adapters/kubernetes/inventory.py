@@ -64,7 +64,7 @@ class Inventory:
     # What the informers say
 
     def workload_changed(self, old: Workload | None, new: Workload | None) -> None:
-        if old is None or new is None or old.template_labels != new.template_labels:
+        if old is None or new is None or old.pod_labels != new.pod_labels:
             self._label(old, new)
         if new is None:
             if old is not None:
@@ -116,8 +116,7 @@ class Inventory:
         workload = self.workloads.get(target)
         if workload is None:
             return []
-        labels = workload.template_labels or workload.selector or {}
-        keys = self._by_template.matching(labels, namespace=workload.namespace)
+        keys = self._by_template.matching(workload.pod_labels, namespace=workload.namespace)
         return [self.services[key] for key in sorted(keys)]
 
     def targets_behind(self, service: KubeService) -> list[Target]:
@@ -126,9 +125,7 @@ class Inventory:
         return sorted(
             key
             for key in candidates
-            if all(
-                self.workloads[key].template_labels.get(n) == v for n, v in service.selector.items()
-            )
+            if all(self.workloads[key].pod_labels.get(n) == v for n, v in service.selector.items())
         )
 
     def shared_with(self, target: Target) -> Target | None:
@@ -141,10 +138,10 @@ class Inventory:
 
     def _label(self, old: Workload | None, new: Workload | None) -> None:
         if old is not None:
-            for name, value in old.template_labels.items():
+            for name, value in old.pod_labels.items():
                 self._labelled[(old.namespace, name, value)].discard(old.key)
         if new is not None:
-            for name, value in new.template_labels.items():
+            for name, value in new.pod_labels.items():
                 self._labelled[(new.namespace, name, value)].add(new.key)
 
     def _owner(self, pod: Pod) -> Target | None:

@@ -35,6 +35,8 @@ class _Engines:
 
     def grown(self, looks: Mapping[str, Look], *, now_s: float) -> _Grown | None:
         """Since they were last asked; None where no pod tells."""
+        if not looks and not self.told_at_s:
+            return None
         oldest_s = now_s - LONGEST_GAP_S
         self.told_at_s = {pod: at_s for pod, at_s in self.told_at_s.items() if at_s >= oldest_s}
         self.growth.forget_all_but(self.told_at_s)

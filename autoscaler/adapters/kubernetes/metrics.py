@@ -22,18 +22,27 @@ class TickSeconds:
     """How long ticks took: `scope="all"` over every service, `some` over those with news."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._seconds = Histogram(
-            "tidegate_tick_seconds",
-            "Time of one tick: over all services, or over some that had news.",
-            ["scope"],
-            buckets=TICK_BUCKETS_S,
-            registry=registry,
+        self._seconds, self._cpu_seconds = (
+            Histogram(name, what, ["scope"], buckets=TICK_BUCKETS_S, registry=registry)
+            for name, what in (
+                (
+                    "tidegate_tick_seconds",
+                    "Time of one tick: over all services, or over some that had news.",
+                ),
+                (
+                    "tidegate_tick_cpu_seconds",
+                    "CPU time of one tick; where it is less than the time, the tick had to wait.",
+                ),
+            )
         )
         for scope in ("all", "some"):
             self._seconds.labels(scope)
+            self._cpu_seconds.labels(scope)
 
-    def took(self, seconds: float, *, all_services: bool) -> None:
-        self._seconds.labels("all" if all_services else "some").observe(seconds)
+    def took(self, seconds: float, *, cpu_s: float, all_services: bool) -> None:
+        scope = "all" if all_services else "some"
+        self._seconds.labels(scope).observe(seconds)
+        self._cpu_seconds.labels(scope).observe(cpu_s)
 
 
 class ControllerCollector(Collector):

@@ -108,6 +108,11 @@ class Workload:
     wanted: tuple[Wanted, ...] = field(default=(), repr=False)
 
     @property
+    def pod_labels(self) -> Labels:
+        """What all of its pods carry, as far as it tells."""
+        return self.template_labels or self.selector or {}
+
+    @property
     def key(self) -> tuple[str, str, str]:
         return (self.plural, self.namespace, self.name)
 

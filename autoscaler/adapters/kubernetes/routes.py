@@ -201,7 +201,7 @@ class KubernetesRoutes:
 
     def _services(self, service: ServiceId) -> list[KubeService]:
         governed = self._cluster.governed.get(service)
-        return [] if governed is None else self._inventory.services_of(governed.target)
+        return [] if governed is None else self._cluster.services_before(governed)
 
     def _republish(self, service: ServiceId) -> None:
         self._stale.add(service)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who belongs to whom, in whatever order the cluster tells it."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -122,3 +123,13 @@ def test_a_service_whose_selector_changes_leaves_its_target() -> None:
     inventory.service_changed(before, after)
     assert not inventory.services_of(TARGET)
     assert inventory.targets_behind(before) == [TARGET]
+
+
+def test_a_target_that_only_tells_its_selector_is_found_behind_a_service() -> None:
+    """Kinds without a pod template: what their selector asks for, all of their pods carry."""
+    inventory = Inventory()
+    bare = replace(a_workload(), template_labels={})
+    inventory.workload_changed(None, bare)
+    inventory.service_changed(None, a_service())
+    assert inventory.services_of(TARGET) == [a_service()]
+    assert inventory.targets_behind(a_service()) == [TARGET]
