@@ -198,7 +198,7 @@ async def test_a_service_that_is_gone_is_forgotten() -> None:
 @pytest.mark.parametrize("how", ["paused", "dry_run"])
 async def test_a_halted_service_keeps_its_path(how: str) -> None:
     """The activator is not brought into it, however long there is no replica that is ready."""
-    world = World(replace(a_view(scale=1, **{how: True}), replicas=()))
+    world = World(replace(a_view(scale=1), policy=a_policy(**{how: True}), replicas=()))
     for at_s in range(3):
         await world.tick_at(float(at_s))
     assert world.routes.asked_to_hold == world.routes.released == []
