@@ -32,6 +32,7 @@ from autoscaler.adapters.kubernetes.metrics import TickSeconds, register
 from autoscaler.adapters.kubernetes.reports import Reports
 from autoscaler.adapters.kubernetes.resources import Resource
 from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
+from autoscaler.adapters.kubernetes.selectors import ScaleSelectors
 from autoscaler.adapters.kubernetes.vouching import Vouching
 from autoscaler.adapters.kubernetes.watches import Scope, Watches
 from autoscaler.api.metrics import LoopCollector
@@ -140,6 +141,9 @@ class KubernetesController:
             on_start=self._lead,
             on_stop=self._lost,
         )
+        self._selectors = ScaleSelectors(
+            api, targets=self._cluster.without_selector, found=self._cluster.selector_found
+        )
         self._wire()
 
     def _wire(self) -> None:
@@ -221,6 +225,7 @@ class KubernetesController:
                 acting.create_task(self._routes.run(), name="slices")
                 acting.create_task(self._routes.prove(), name="proofs")
                 acting.create_task(self._demand.run(), name="scrapes")
+                acting.create_task(self._selectors.run(), name="selectors")
         finally:
             scheduler.shutdown(wait=False)
 

@@ -21,6 +21,7 @@ from autoscaler.adapters.kubernetes.objects import (
     DELETION_COST,
     FIELD_MANAGER,
     KubeService,
+    Labels,
     OtherScaler,
     Pod,
     Workload,
@@ -117,6 +118,7 @@ class KubernetesCluster:
         self._declared: dict[Owner, tuple[Wanted, ...]] = {}
         self._speakers: defaultdict[ServiceId, dict[Owner, Wanted]] = defaultdict(dict)
         self._of_target: dict[Target, ServiceId] = {}
+        self._selectors: dict[Target, Labels] = {}  # those that only a scale told
         self._resources: dict[str, Resource] = {}
         self._kinds: dict[str, Resource] = {}
         self._dirty: set[ServiceId] = set()
@@ -158,12 +160,34 @@ class KubernetesCluster:
             self._settle(service)
 
     def workload_changed(self, old: Workload | None, new: Workload | None) -> None:
-        self._inventory.workload_changed(old, new)
         either = new or old
         if either is None:
             return
+        if new is None:
+            self._selectors.pop(either.key, None)
+        elif new.selector is None:
+            new = replace(new, selector=self._selectors.get(new.key))
+        # As it is known there: with the selector that its scale told, where it told one.
+        self._inventory.workload_changed(self._inventory.workloads.get(either.key), new)
         self.declared(either.key, new.wanted if new is not None else ())
         self._touch(either.key)
+
+    def without_selector(self) -> list[tuple[Target, Resource]]:
+        """The targets to be scaled that do not say themselves which pods are theirs."""
+        return [
+            (target, self._resources[target[0]])
+            for target in self._of_target
+            if target[0] in self._resources
+            and (workload := self._inventory.workloads.get(target)) is not None
+            and (workload.selector is None or target in self._selectors)
+        ]
+
+    def selector_found(self, target: Target, labels: Labels) -> None:
+        """The scale of a target told which pods are its own."""
+        workload = self._inventory.workloads.get(target)
+        if workload is not None and self._selectors.get(target) != labels:
+            self._selectors[target] = labels
+            self.workload_changed(workload, replace(workload, selector=None))
 
     def pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         for target in self._inventory.pod_changed(old, new):

@@ -78,13 +78,6 @@ class Inventory:
             self._reassign(self._pods_of.pop(new.key, {}).values())
             self._adopt(new.namespace, new.selector)
 
-    def selector_found(self, target: Target, selector: Labels) -> None:
-        """The scale subresource told which pods belong to a target that does not say so itself."""
-        workload = self.workloads.get(target)
-        if workload is not None:
-            self._by_pod_labels.put(target, namespace=workload.namespace, selector=selector)
-            self._adopt(workload.namespace, selector)
-
     def pod_changed(self, old: Pod | None, new: Pod | None) -> Collection[Target]:
         """Take in a pod; returns the targets that are concerned."""
         concerned = set()

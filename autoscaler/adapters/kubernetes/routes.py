@@ -242,8 +242,10 @@ class KubernetesRoutes:
 
     def _routes(self, service: ServiceId, governed: Governed, state: _State) -> dict[str, Route]:
         view = governed.view
-        if view is None:
+        if view is None and (state.routes or not self._is_sliced(service)):
             return state.routes  # what was said last stays in force
+        # Of a sleeping service whose policy is not known, the requests are held all the same.
+        policy = ServicePolicy() if view is None else view.policy
         workload = self._inventory.workloads.get(governed.target)
         routes = {}
         for kube in self._services(service):
@@ -256,9 +258,12 @@ class KubernetesRoutes:
                     if workload is not None
                     else 0
                 )
-                route = self._route(kube, port, state, view.policy, governed, number=number)
+                route = self._route(kube, port, state, policy, governed, number=number)
                 routes[route.service] = route
         return routes
+
+    def _is_sliced(self, service: ServiceId) -> bool:
+        return any(kube.key in self._slices for kube in self._services(service))
 
     def _route(
         self,
