@@ -232,7 +232,7 @@ class KubernetesController:
     async def _look_around(self) -> None:
         """Decide on every service once before any activator is told anything."""
         while True:
-            await self._loop.tick()
+            await self._ticker.tick()
             with suppress(RetryLater):
                 if self._loop.records.keys() >= (await self._cluster.services()).keys():
                     break

@@ -3,6 +3,7 @@
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Protocol
 
 import structlog
@@ -55,15 +56,19 @@ class Ticker:
             self._news.clear()
             only = None if self._all else frozenset(self._services)
             self._all, self._services = False, set()
-            began_s, cpu_began_s = time.perf_counter(), time.thread_time()
-            try:
-                await self._loop.tick(only)
-            except Exception:
-                # The one edge of this process: an error in one tick must not stop the next.
-                log.exception("the tick failed; nothing changes until the next")
-            if self._timekeeper is not None:
-                self._timekeeper.took(
-                    time.perf_counter() - began_s,
-                    cpu_s=time.thread_time() - cpu_began_s,
-                    all_services=only is None,
-                )
+            await self.tick(only)
+
+    async def tick(self, only: Collection[ServiceId] | None = None) -> None:
+        """Tick once, now."""
+        began_s, cpu_began_s = time.perf_counter(), time.thread_time()
+        try:
+            await self._loop.tick(only)
+        except Exception:
+            # The one edge of this process: an error in one tick must not stop the next.
+            log.exception("the tick failed; nothing changes until the next")
+        if self._timekeeper is not None:
+            self._timekeeper.took(
+                time.perf_counter() - began_s,
+                cpu_s=time.thread_time() - cpu_began_s,
+                all_services=only is None,
+            )

@@ -269,6 +269,7 @@ def _facts(
     return Facts(
         demanded=any(isinstance(seen, Reading) and seen.value > 0 for seen in activity),
         floored=policy.min_replicas > 0,
+        starting=starting and snapshot.scale > 0 and _ready(snapshot) == 0,
         ready=_ready(snapshot) > 0,
         idle=keep_s is not None
         and idle_s is not None

@@ -24,6 +24,7 @@ class Facts:
 
     demanded: bool  # something is held, waiting or in flight
     floored: bool  # the policy wants at least one replica at all times
+    starting: bool  # none can serve yet, and at least one is on its way
     ready: bool  # at least one replica can serve
     idle: bool  # idleness is proven for the whole keep-alive, and nothing is starting (D6)
     overdue: bool  # waking took longer than the cold-start timeout, and no replica is at work
@@ -44,6 +45,7 @@ CONDITIONS: Mapping[str, Callable[[Facts], bool]] = {
     "a start failed a moment ago": lambda f: f.backing_off,
     "demand, or a floor": lambda f: f.demanded or f.floored,
     "a replica is ready": lambda f: f.ready,
+    "a replica is starting": lambda f: f.starting,
     "no replica within the cold-start timeout": lambda f: f.overdue and not f.floored,
     "no replica is ready": lambda f: not f.ready,
     "a replica is ready all the same, and no longer idle": lambda f: f.ready and not f.idle,
@@ -73,6 +75,9 @@ RULES: Sequence[Rule] = (
     # The count was to fall and did not: what proved idleness then proves nothing now (D1).
     Rule(ZeroState.ASLEEP, "a replica is ready all the same, and no longer idle", ZeroState.ACTIVE,
          Awake.ENOUGH, "not asleep after all"),
+    # Somebody else asked for it: rule D6, a replica that is loading is never judged idle.
+    Rule(ZeroState.ASLEEP, "a replica is starting", ZeroState.WAKING, Awake.ENOUGH,
+         "a replica is starting"),
     Rule(ZeroState.ASLEEP, "otherwise", ZeroState.ASLEEP, Awake.NONE, "asleep"),
     Rule(ZeroState.WAKING, "a replica is ready", ZeroState.ACTIVE, Awake.ENOUGH, "awake"),
     Rule(ZeroState.WAKING, "no replica within the cold-start timeout", ZeroState.ASLEEP, Awake.NONE,

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rule D5: a count that somebody else set is respected; a 0 for good, others for a while."""
 
+from dataclasses import replace
+
 import pytest
 
 from autoscaler.core.decide import COOL_OFF_S, Decision, ServiceMemory, decide
 from autoscaler.core.signals import Measure, NoReading, Reading
 from autoscaler.core.zero import ZeroState
-from tests.builders import a_memory, a_policy, a_reading, a_snapshot
+from tests.builders import a_memory, a_policy, a_reading, a_snapshot, replicas
 
 POLICY = a_policy(max_replicas=5)
 
@@ -40,6 +42,18 @@ def test_a_zero_of_our_own_wakes_on_demand() -> None:
     memory = a_memory(a_snapshot(scale=0))
     decision, _ = look(memory, at_s=1.0, scale=0, waiting=1.0)
     assert (decision.replicas, decision.state) == (1, ZeroState.WAKING)
+
+
+def test_a_replica_that_somebody_asked_for_is_not_stopped_while_it_loads() -> None:
+    """Rule D6, also when nobody waits and the cool-off has long passed."""
+    memory = a_memory(a_snapshot(scale=0))
+    for at_s in range(1, 1500, 10):
+        snapshot = a_snapshot(
+            at_s=at_s, scale=1, ready=0, written_by="kubectl", measures=held(0.0, at_s)
+        )
+        snapshot = replace(snapshot, replicas=replicas(starting=1))
+        decision, memory = decide(snapshot, POLICY, memory, at_s)
+        assert decision.replicas == 1
 
 
 def test_a_zero_that_is_lifted_wakes_and_is_then_left_alone() -> None:

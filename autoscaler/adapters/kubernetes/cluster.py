@@ -32,7 +32,7 @@ from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.signals import ServiceId
 from autoscaler.core.zero import SWITCHED_OFF
-from autoscaler.errors import RetryLater, TidegateError
+from autoscaler.errors import GiveUp, RetryLater, TidegateError
 from autoscaler.manifests import Wanted
 from autoscaler.ports import Clock, Refusal, ServiceView
 
@@ -284,7 +284,11 @@ class KubernetesCluster:
                     await self._mark_idlest(service, governed, governed.scale - replicas)
                 return await self._write(governed, resource, replicas)
             except Conflict as trouble:  # its status moved: the count may well be the same
+                governed.tried = None  # nothing was written
                 refusal = Refusal(str(trouble))
+            except GiveUp as trouble:
+                governed.tried = None
+                return Refusal(str(trouble))
             except TidegateError as trouble:  # the next tick sees anew, and decides anew
                 return Refusal(str(trouble))
         return refusal
@@ -482,8 +486,8 @@ def _count_of(governed: Governed, workload: Workload, *, just_began: bool) -> tu
         before, by = asked.replicas, ""
         governed.asked = governed.tried = None
     if governed.view is None:
-        off = count == 0 and SWITCHED_OFF in (workload.status or "")
-        return count, SOMEBODY if off else ""
+        told = SOMEBODY if SWITCHED_OFF in (workload.status or "") else ""
+        return count, (workload.written_by or told) if count == 0 else ""
     if count == before:
         return count, by
     if count == tried or just_began:

@@ -26,6 +26,8 @@ METRICS_ANNOTATIONS: Final = (
     ("prometheus.io/port", "prometheus.io/path"),
 )
 
+_ENDED: Final = ("Failed", "Succeeded")  # no process of such a pod will ever run again
+
 # A container that waits for one of these will not start by itself soon.
 _STUCK: Final = frozenset(
     {"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName",
@@ -143,8 +145,8 @@ def pod(raw: Raw) -> Pod:
         ip=status.get("podIP", ""),
         ready=ready,
         deleting="deletionTimestamp" in meta,
-        failed=bool(why) or status.get("phase") == "Failed",
-        why=why or str(status.get("message", "") if status.get("phase") == "Failed" else ""),
+        failed=bool(why) or status.get("phase") in _ENDED,
+        why=why or (str(status.get("message", "")) if status.get("phase") in _ENDED else ""),
         metrics=_metrics(annotations),
         deletion_cost=annotations.get(DELETION_COST),
     )

@@ -40,6 +40,7 @@ class Proofs:
         self._on_proof = on_proof
         self._proven_at_s: dict[Name, float] = {}
         self._settled: dict[Name, float] = {}
+        self._forgotten: dict[Name, int] = {}  # how often
         self._asking = asyncio.Semaphore(AT_ONCE)
 
     def proven(self, name: Name) -> bool:
@@ -48,7 +49,9 @@ class Proofs:
         return at_s is not None and self._clock.now_s() - at_s >= self._settled[name]
 
     def forget(self, name: Name) -> None:
+        """What was proven is no longer so, nor is what is being proven at this moment."""
         self._proven_at_s.pop(name, None)
+        self._forgotten[name] = self._forgotten.get(name, 0) + 1
 
     async def run(self, wanted: Callable[[], Collection[tuple[ServiceId, KubeService]]]) -> None:
         """Ask for what is not proven yet, round after round, until cancelled."""
@@ -58,10 +61,13 @@ class Proofs:
             await asyncio.sleep(ROUND_S)
 
     async def _prove(self, service: ServiceId, kube: KubeService) -> None:
+        forgotten = self._forgotten.get(kube.key, 0)
         async with self._asking:
             ask = _through_service if kube.cluster_ip else _by_name
             if not all([await ask(kube, port) for port in kube.ports]):
                 return
+        if forgotten != self._forgotten.get(kube.key, 0):
+            return  # what answered may have been a path that is gone by now
         settled_s = SETTLED_S if kube.cluster_ip else SETTLED_HEADLESS_S
         self._proven_at_s[kube.key] = self._clock.now_s()
         self._settled[kube.key] = settled_s

@@ -68,6 +68,7 @@ class _State:
     state: str = "asleep"
     why: str = ""
     routes: dict[str, Route] = field(default_factory=dict)
+    built_for: tuple[ServicePolicy, bool] | None = None  # policy, parked: as the routes have it
 
 
 class KubernetesRoutes:
@@ -133,6 +134,8 @@ class KubernetesRoutes:
             if state.wanted:
                 for kube in self._services(service):
                     self._reconcile(kube.key)
+        for name in self._slices:
+            self._reconcile(name)
 
     def begin(self) -> None:
         """Every service has been looked at once: from now on activators are told.
@@ -154,7 +157,9 @@ class KubernetesRoutes:
             self._republish(service)
             for name in names:
                 self._reconcile(name)
-        return bool(names) and all(self._proofs.proven(name) for name in names)
+        return bool(names) and all(
+            name in self._slices and self._proofs.proven(name) for name in names
+        )
 
     async def release(self, service: ServiceId) -> None:
         state = self._states.setdefault(service, _State())
@@ -175,7 +180,11 @@ class KubernetesRoutes:
 
     async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
         known = self._states.setdefault(service, _State())
-        if (known.state, known.why) != (state, why):
+        governed = self._cluster.governed.get(service)
+        built_for = None
+        if governed is not None and governed.view is not None:
+            built_for = (governed.view.policy, governed.parked)
+        if (known.state, known.why, known.built_for) != (state, why, built_for):
             known.state, known.why = state, why
             self._republish(service)
 
@@ -222,23 +231,27 @@ class KubernetesRoutes:
         for service in stale:
             governed = self._cluster.governed.get(service)
             state = self._states.setdefault(service, _State())
-            for key in state.routes:
-                self._service_of.pop(key, None)
             try:
                 state.routes = self._routes(service, governed, state) if governed else {}
-            except GiveUp as trouble:
+            except GiveUp as trouble:  # what was said last stays in force
                 log.error("a service has no route; it cannot sleep", why=str(trouble))
-                state.routes = {}
-            for key in state.routes:
-                self._service_of[key] = service
             if governed is None:
                 del self._states[service]
-        self._activators.publish(
-            {key: route for state in self._states.values() for key, route in state.routes.items()}
-        )
+        # Two targets may stand behind one Service: whoever can be woken speaks for it.
+        self._service_of, table = {}, {}
+        for service, state in sorted(self._states.items(), key=self._weight):
+            for key, route in state.routes.items():
+                self._service_of[key], table[key] = service, route
+        self._activators.publish(table)
         for name in self._slices:
             if not self._is_wanted(name):
                 self._reconcile(name)
+
+    def _weight(self, item: tuple[ServiceId, _State]) -> tuple[bool, bool, str]:
+        """The order in which services speak for a Service that they share; the last one counts."""
+        service, state = item
+        governed = self._cluster.governed.get(service)
+        return (governed is not None and not governed.parked, state.wanted, str(service))
 
     def _routes(self, service: ServiceId, governed: Governed, state: _State) -> dict[str, Route]:
         view = governed.view
@@ -247,17 +260,14 @@ class KubernetesRoutes:
         # Of a sleeping service whose policy is not known, the requests are held all the same.
         policy = ServicePolicy() if view is None else view.policy
         workload = self._inventory.workloads.get(governed.target)
+        if workload is None:
+            return state.routes  # it is being made anew, perhaps: those that wait may go on waiting
+        state.built_for = (policy, governed.parked)
         routes = {}
         for kube in self._services(service):
             for port in kube.ports:
                 target = port.target
-                number = (
-                    target
-                    if isinstance(target, int)
-                    else workload.ports.get(target, 0)
-                    if workload is not None
-                    else 0
-                )
+                number = target if isinstance(target, int) else workload.ports.get(target, 0)
                 route = self._route(kube, port, state, policy, governed, number=number)
                 routes[route.service] = route
         return routes
@@ -374,9 +384,12 @@ class KubernetesRoutes:
         there = self._slices.get(name)
         kube = self._inventory.services.get(name)
         if kube is None or not self._is_wanted(name):
-            if there is not None and not (kube is not None and self._is_undecided(kube)):
+            if there is None:
+                return
+            if kube is None or not self._is_undecided(kube):
                 await self._delete(there)
-            return
+                return
+            # Nobody may move this path for now; that its activators live is seen to all the same.
         addresses, ports = self._contents(kube, there)
         if not addresses and there is not None:
             return  # better those who served a moment ago than nobody
@@ -438,6 +451,8 @@ class KubernetesRoutes:
     async def _delete(self, there: Slice) -> None:
         try:
             await self._api.delete(ENDPOINT_SLICES.path(there.namespace, there.name))
+            self._slices.pop((there.namespace, there.service), None)  # before any watch says so
+            self._proofs.forget((there.namespace, there.service))
         except NotFound:
             log.debug("a slice was gone before it was deleted", slice=there.name)
 

@@ -140,10 +140,12 @@ class Watches:
 
     @property
     def activators_expected(self) -> int:
-        return sum(not pod.deleting for pod in self._activators.objects.values())
+        pods = self._activators.objects.values()
+        return sum(not pod.deleting and not pod.failed for pod in pods)
 
     def activator_lives(self, name: str) -> bool:
-        return any(pod.name == name for pod in self._activators.objects.values())
+        pods = self._activators.objects.values()
+        return any(pod.name == name and not pod.failed for pod in pods)
 
     def ages_s(self, now_s: float) -> Mapping[str, float]:
         """Of each kind of object, how long ago the API server was last heard of it."""
