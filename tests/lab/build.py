@@ -112,17 +112,24 @@ def _run(name: str, command: list[str], where: Path, env: dict[str, str]) -> Non
         building = subprocess.Popen(  # noqa: S603  our own modules
             command, cwd=where, env=env, stdout=log, stderr=log
         )
-        while True:
-            try:
-                building.wait(timeout=_SIGN_OF_LIFE_S)
-                break
-            except subprocess.TimeoutExpired:
+        try:
+            while not _ends(building, within_s=_SIGN_OF_LIFE_S):
                 _say(f"lab: building {name}, {time.monotonic() - began_s:.0f} s so far")
+        finally:
+            building.kill()  # unless it has ended
         if building.returncode:
             log.seek(0)
             said = log.read().decode(errors="replace")[-2000:]
             raise CannotBuild(f"building {name} failed ({' '.join(command)}):\n{said}")
     _say(f"lab: built {name} in {time.monotonic() - began_s:.0f} s")
+
+
+def _ends(building: subprocess.Popen[bytes], *, within_s: float) -> bool:
+    try:
+        building.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _say(line: str) -> None:

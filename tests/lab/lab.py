@@ -83,8 +83,7 @@ class Lab:
             # What has a health port keeps nothing that is of use any more.
             component.stop(kill=component.name in HEALTH)
         GUARD.close()
-        if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder / "etcd" if keep else self.folder, ignore_errors=True)
 
     def run(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> Component:
         """Start one more process of the lab, to be ended with it."""

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,14 +150,15 @@ def a_played_node(name: str) -> dict[str, object]:
     }
 
 
-def test_nothing_of_a_lab_outlives_a_process_that_is_killed() -> None:
-    """A lab of its own, whose owner gets SIGKILL."""
+def test_nothing_of_a_lab_outlives_a_process_that_is_killed(lab: Lab) -> None:
+    """Another lab beside ours, whose owner gets SIGKILL."""
     code = (
-        "from tests.lab import build; from tests.lab.lab import Lab;"
-        "lab = Lab(build.build()); lab.start(); print(lab.folder, flush=True); input()"
+        "import sys; from pathlib import Path; from tests.lab.build import Binaries;"
+        "from tests.lab.lab import Lab; lab = Lab(Binaries(Path(sys.argv[1]))); lab.start();"
+        "print(lab.folder, flush=True); input()"
     )
     owner = subprocess.Popen(  # noqa: S603  the words above
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, str(lab.binaries.folder)],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -171,6 +173,7 @@ def test_nothing_of_a_lab_outlives_a_process_that_is_killed() -> None:
     while (left := processes_in(folder)) and time.monotonic() < ends_s:
         time.sleep(0.05)
     assert left == []
+    shutil.rmtree(folder)
 
 
 def processes_in(folder: str) -> list[str]:
