@@ -121,7 +121,9 @@ def test_a_run_that_is_broken_off_leaves_no_process_behind(
 ) -> None:
     with broken_off_later() as running:
         deadline_s = time.monotonic() + LONGEST_S
-        while not any("autoscaler.activator" in command(child) for child in children_of(running)):
+        while not any(
+            "autoscaler.app.activator" in command(child) for child in children_of(running)
+        ):
             assert time.monotonic() < deadline_s, "no activator was started"
             time.sleep(0.05)
         children = children_of(running)
