@@ -16,12 +16,14 @@ from random import Random
 from typing import Final
 
 from autoscaler.adapters.engines.growth import STALE_S, Look, followed_up
-from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, SCRAPE_TIMEOUT_S, page_of
+from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, page_of
 from autoscaler.adapters.plain_http import At, Kept
 from autoscaler.core.signals import NoReading, ServiceId
 from autoscaler.ports import Clock
 
 PERIOD_S: Final = 1.0
+# An overloaded server answers its metrics as late as its requests: just then they are needed.
+PATIENCE_S: Final = 2.5
 JITTER_RATIO: Final = 0.1
 LONGEST_BACK_OFF_S: Final = 10.0
 ROUND_S: Final = 0.05  # how often it is looked whose turn it is
@@ -160,7 +162,7 @@ class EngineScraper:
         pod.busy = True
         try:
             answer = await pod.kept.get(
-                timeout_s=SCRAPE_TIMEOUT_S,
+                timeout_s=PATIENCE_S,
                 max_bytes=SCRAPE_MAX_BYTES,
                 close=pod not in self._open and len(self._open) >= KEPT_MOST,
             )
