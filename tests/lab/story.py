@@ -22,7 +22,7 @@ CLIENTS: Final = 200
 
 ANNOTATIONS: Final = {
     "tidegate.dev/enabled": "true",
-    "tidegate.dev/targets": "concurrency=16",
+    "tidegate.dev/targets": "concurrency=4",
     "tidegate.dev/scale-to-zero-after": "3s",  # for a story; the default is a minute at least
 }
 
