@@ -14,7 +14,7 @@ from typing import Any
 from autoscaler import schedule
 from autoscaler.core.policies import POLICIES
 from autoscaler.core.policy import Idle, InPath, RateRule, RateStep, ServicePolicy, Target
-from autoscaler.core.signals import Signal
+from autoscaler.core.signals import RATIOS, Query, Signal
 from autoscaler.errors import BadInput
 from autoscaler.text import (
     BYTES,
@@ -33,7 +33,10 @@ from autoscaler.text import (
 )
 
 RATE = "steps and settings such as 100%/15s, 4/15s; window=60s; tolerance=10%"
-TARGETS = f"NAME=AMOUNT, ... with NAME one of {', '.join(Signal)} and AMOUNT per replica above 0"
+TARGETS = (
+    f"NAME=AMOUNT, ... with NAME one of {', '.join(Signal)}, prometheus(QUERY) and AMOUNT per "
+    f"replica above 0; {' and '.join(sorted(RATIOS))} as 0.8 or 80%"
+)
 SLOTS_MOST = 100_000
 TARGET_LEAST, TARGET_MOST = 1e-6, 1e12
 
@@ -55,22 +58,71 @@ class Key:
 
 
 def targets(text: str) -> tuple[Target, ...]:
-    """Targets from `concurrency=8, tokens/s=1500`. Raises `Unreadable`."""
-    found: dict[Signal, Target] = {}
-    for part in parts(text, ","):
-        name, equals, amount = (piece.strip() for piece in part.partition("="))
-        if name not in set(Signal):
-            raise Unreadable(f"unknown signal {name!r}{nearest(name, list(Signal))}")
-        if not equals or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", amount) or float(amount) <= 0:
-            raise Unreadable(f"{name} wants an amount above 0, not {amount!r}")
-        if not TARGET_LEAST <= float(amount) <= TARGET_MOST:
-            raise Unreadable(f"{name} wants an amount from {TARGET_LEAST:g} to {TARGET_MOST:g}")
-        if name in found:
+    """Targets from `concurrency=8, kv=80%, prometheus(sum(x))=5`. Raises `Unreadable`."""
+    found: dict[Signal | Query, Target] = {}
+    for part in _outside_brackets(text):
+        name, amount = _named(part)
+        signal = _signal(name)
+        if signal in found:
             raise Unreadable(f"{name} stands there twice")
-        found[Signal(name)] = Target(Signal(name), float(amount))
+        found[signal] = Target(signal, _per_replica(signal, amount))
     if not found:
         raise Unreadable("no target named")
     return tuple(found.values())
+
+
+def _outside_brackets(text: str) -> list[str]:
+    """What commas part, but not those within brackets or quotes: a query may hold any."""
+    pieces, depth, quote, escaped = [""], 0, "", False
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote and not escaped else quote
+            escaped = letter == "\\" and not escaped and quote != "`"
+        elif letter in "\"'`":
+            quote = letter
+        else:
+            depth += (letter in "([{") - (letter in ")]}")
+            if letter == "," and depth <= 0:
+                pieces.append("")
+                continue
+        pieces[-1] += letter
+    if quote or depth:
+        raise Unreadable("a bracket or a quote is not closed")
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def _named(part: str) -> tuple[str, str]:
+    """Name and amount; a query may itself hold equal signs."""
+    if part.startswith("prometheus("):
+        name, _, amount = part.rpartition("=")
+        # An amount holds no bracket: what follows the last equal sign is then within the query.
+        return (part, "") if ")" in amount else (name.strip(), amount.strip())
+    name, _, amount = part.partition("=")
+    return name.strip(), amount.strip()
+
+
+def _signal(name: str) -> Signal | Query:
+    if name.startswith("prometheus(") and name.endswith(")"):
+        if promql := name.removeprefix("prometheus(")[:-1].strip():
+            return Query(promql)
+        raise Unreadable("prometheus() holds no query")
+    if name not in set(Signal):
+        raise Unreadable(f"unknown signal {name!r}{nearest(name, [*Signal, 'prometheus(QUERY)'])}")
+    return Signal(name)
+
+
+def _per_replica(signal: Signal | Query, amount: str) -> float:
+    if signal in RATIOS and amount.endswith("%"):
+        if not 0 < (ratio := percent_ratio(amount)) <= 1:
+            raise Unreadable(f"{signal} wants a percentage above 0% and up to 100%")
+        return ratio
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", amount) or float(amount) <= 0:
+        raise Unreadable(f"{signal} wants an amount above 0, not {amount!r}")
+    if not TARGET_LEAST <= float(amount) <= TARGET_MOST:
+        raise Unreadable(f"{signal} wants an amount from {TARGET_LEAST:g} to {TARGET_MOST:g}")
+    if signal in RATIOS and float(amount) > 1:
+        raise Unreadable(f"{signal} wants a part of 1 or a percentage, not {amount}")
+    return float(amount)
 
 
 def rate_rule(default: RateRule) -> Callable[[str], RateRule]:

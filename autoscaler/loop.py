@@ -13,7 +13,7 @@ import structlog
 
 from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
 from autoscaler.core.lead_time import LeadTimes
-from autoscaler.core.signals import Measure, NoReading, Reading, ServiceId, ServiceSnapshot
+from autoscaler.core.signals import Measures, ServiceId, ServiceSnapshot, first_told
 from autoscaler.core.zero import ZeroState
 from autoscaler.errors import RetryLater
 from autoscaler.ports import (
@@ -62,7 +62,7 @@ class ControlLoop:
         clock: Clock,
     ) -> None:
         self._cluster = cluster
-        self._sources = sources
+        self.sources = tuple(sources)  # the one that counts for most first
         self._routes = routes
         self._store = store
         self._clock = clock
@@ -111,19 +111,11 @@ class ControlLoop:
         memory = self._memories.get(service)
         return memory.starts_seen.total if memory else 0
 
-    async def _measure(
-        self, services: Collection[ServiceId]
-    ) -> Mapping[ServiceId, Mapping[Measure, Reading | NoReading]]:
-        merged: dict[ServiceId, dict[Measure, Reading | NoReading]] = {sid: {} for sid in services}
-        for source in self._sources:
-            for sid, measures in (await source.measure(services)).items():
-                if sid in merged:
-                    merged[sid].update(measures)
-        return merged
+    async def _measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
+        told = [await source.measure(services) for source in self.sources]
+        return {sid: first_told(of.get(sid, {}) for of in told) for sid in services}
 
-    async def _snapshot(
-        self, view: ServiceView, measures: Mapping[Measure, Reading | NoReading]
-    ) -> ServiceSnapshot:
+    async def _snapshot(self, view: ServiceView, measures: Measures) -> ServiceSnapshot:
         memory = self._memories.get(view.service)
         # An active service needs no proof that the activator receives its requests; one that is
         # not acted upon is to keep its path as well.

@@ -55,11 +55,28 @@ class Cluster(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class SourceHealth:
+    """How one source of numbers fares.
+
+    `why`: what is wrong with it now; None: nothing. `age_s`: since it last answered; None: never.
+    `asked`, `failed`: how often since the start, in the source's own units (scrapes, queries).
+    """
+
+    name: str
+    why: str | None
+    age_s: float | None
+    asked: int
+    failed: int
+
+
 class SignalSource(Protocol):
     """One place that numbers come from; asked once a tick for all services together."""
 
     @property
     def name(self) -> str: ...
+
+    def health(self) -> SourceHealth: ...
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         """What is known of each service. A failed read is `NoReading` in its place, never 0.

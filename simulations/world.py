@@ -16,7 +16,7 @@ from autoscaler.core.lead_time import LeadTimes
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import ReplicaState
 from autoscaler.core.signals import Measure, Measures, ServiceId, reading
-from autoscaler.ports import Refusal, ServiceView
+from autoscaler.ports import Refusal, ServiceView, SourceHealth
 from simulations.clock import VirtualClock
 from simulations.events import EventQueue
 from simulations.invariants import (
@@ -241,6 +241,9 @@ class SimulatedActivator:
         cluster.on_change = self._endpoints_changed
         cluster.in_use = lambda: (self.holding.held, self.holding.in_flight)
 
+    def health(self) -> SourceHealth:
+        return SourceHealth(self.name, why=None, age_s=0.0, asked=0, failed=0)
+
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         now_s, holding = self._clock.now_s(), self.holding
         levels = {
@@ -252,7 +255,7 @@ class SimulatedActivator:
             Measure.HELD_SECONDS_TOTAL: holding.held_seconds(now_s),
             Measure.TOKENS_TOTAL: self._tokens(now_s),
         }
-        measures = {
+        measures: Measures = {
             measure: reading(value, at_s=now_s, source=self.name)
             for measure, value in levels.items()
         }

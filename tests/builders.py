@@ -2,13 +2,13 @@
 """Values for tests with every field filled in; a test names only what it is about."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from autoscaler.core.decide import ServiceMemory, first_memory
 from autoscaler.core.lead_time import LeadTimes
 from autoscaler.core.policy import RateRule, ServicePolicy, Target
 from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.signals import (
-    Measure,
     NoReading,
     Reading,
     ServiceId,
@@ -49,7 +49,7 @@ def a_snapshot(
     at_s: float = 0.0,
     scale: int = 1,
     ready: int | None = None,
-    measures: Mapping[Measure, Reading | NoReading] | None = None,
+    measures: Mapping[Any, Reading | NoReading] | None = None,
     path_held: bool = True,
     in_path: bool = True,
     written_by: str = "",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoscaler.core.routes import Demand, Route
 from autoscaler.core.signals import Measures, NoReading, ServiceId
 from autoscaler.errors import RetryLater
-from autoscaler.ports import Refusal, ServiceView
+from autoscaler.ports import Refusal, ServiceView, SourceHealth
 
 
 class WallClock:
@@ -90,6 +90,9 @@ class FakeSource:
     def __init__(self, measures: Mapping[ServiceId, Measures] | None = None) -> None:
         self.measures = dict(measures or {})
         self.asked: list[frozenset[ServiceId]] = []
+
+    def health(self) -> SourceHealth:
+        return SourceHealth(self.name, why=None, age_s=0.0, asked=len(self.asked), failed=0)
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         self.asked.append(frozenset(services))

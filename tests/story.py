@@ -11,7 +11,7 @@ from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
 from autoscaler.core.lead_time import LeadTimes
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import Replica, ReplicaState
-from autoscaler.core.signals import Measure, NoReading, Reading, ServiceSnapshot
+from autoscaler.core.signals import Measure, NoReading, Quantity, Reading, ServiceSnapshot
 from tests.builders import A_SERVICE
 
 LEVELS = ("concurrency", "held", "waiting", "rps", "tokens/s")
@@ -74,7 +74,7 @@ class Story:
             Measure.IN_FLIGHT: max(known["concurrency"] - known["held"], 0.0),
             Measure.WAITING: known["waiting"],
         }
-        measures: dict[Measure, Reading | NoReading] = {
+        measures: dict[Quantity, Reading | NoReading] = {
             measure: Reading(value, at_s, "test") for measure, value in numbers.items()
         }
         for name in blind:

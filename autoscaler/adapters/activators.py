@@ -39,6 +39,7 @@ from autoscaler.core.routes import Demand, Endpoint, Route
 from autoscaler.core.shares import Claim, shares
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId, reading
 from autoscaler.errors import GiveUp
+from autoscaler.ports import SourceHealth
 from autoscaler.tcp import notice_loss
 
 STALE_S: Final = 3.0  # an activator speaks at least once a second
@@ -537,11 +538,28 @@ class ActivatorSignalSource:
 
     name = "activator"
 
-    def __init__(self, hub: ActivatorHub, *, key: Callable[[ServiceId], str] = str) -> None:
+    def __init__(
+        self,
+        hub: ActivatorHub,
+        *,
+        key: Callable[[ServiceId], str] = str,
+        now_s: Callable[[], float] = monotonic,
+    ) -> None:
+        """`now_s`: the hub's clock."""
         self._hub = hub
+        self._now_s = now_s
         self._key = key
+        self._asked = self._failed = 0
+
+    def health(self) -> SourceHealth:
+        heard_at_s, ratio = self._hub.heard_at_s(), self._hub.share_ratio()
+        why = None if ratio >= 1.0 else f"{ratio:.0%} of the activator processes speak"
+        age_s = None if heard_at_s is None else self._now_s() - heard_at_s
+        return SourceHealth(self.name, why, age_s, self._asked, self._failed)
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
+        self._asked += 1
+        self._failed += self._hub.share_ratio() < 1.0
         return {
             service: self._measures(self._hub.demand(self._key(service))) for service in services
         }

@@ -128,12 +128,12 @@ def _status(loop: ControlLoop, service: ServiceId, now_s: float) -> ServiceStatu
         wanted=decision.replicas,
         because=list(decision.because),
         measures={
-            name: None if isinstance(seen, NoReading) else seen.value
-            for name, seen in snapshot.measures.items()
+            str(quantity): None if isinstance(seen, NoReading) else seen.value
+            for quantity, seen in snapshot.measures.items()
         },
         absent={
-            name: seen.why
-            for name, seen in snapshot.measures.items()
+            str(quantity): seen.why
+            for quantity, seen in snapshot.measures.items()
             if isinstance(seen, NoReading)
         },
         lead_time_s={"p50": lead_times.quantile(0.5), "p95": lead_times.quantile(0.95)},

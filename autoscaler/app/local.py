@@ -66,7 +66,7 @@ class _LocalController:
         self._loop = ControlLoop(
             cluster=self._cluster,
             sources=[
-                ActivatorSignalSource(self._hub),
+                ActivatorSignalSource(self._hub, now_s=clock.now_s),
                 EngineMetrics(self._cluster.metrics_places, clock=clock),
             ],
             routes=self._cluster,

@@ -4,7 +4,7 @@
 Read `decide` from top to bottom; each step is a small pure module of its own beside this one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from autoscaler.core import keepalive, path, stabilize, zero
@@ -19,9 +19,11 @@ from autoscaler.core.signals import (
     Measure,
     NoReading,
     Over,
+    Query,
     Reading,
     ServiceId,
     ServiceSnapshot,
+    Signal,
     SignalMeaning,
     Signals,
 )
@@ -34,6 +36,8 @@ FIRST_RETRY_S = 30.0
 LONGEST_RETRY_S = 300.0
 # Rule D5: what somebody else decided is left alone this long; a person sees what came of it.
 COOL_OFF_S = 300.0
+REQUESTS = "requests"  # the unit of signals that what is held counts towards
+NO_PROMETHEUS = NoReading("no Prometheus is configured to be asked")
 DOUBLED_MOST = 16  # times; more is beyond LONGEST_RETRY_S, and in the end beyond any float
 
 
@@ -103,7 +107,7 @@ def decide(
     memory = _remember(snapshot, policy, memory, now_s)
     lead_time_s = memory.lead_times.quantile(0.9)
     # 2. What the signals ask for, within the user's bounds.
-    signals = signals_at(snapshot, memory, now_s)
+    signals = signals_at(snapshot, policy.queries, memory, now_s)
     wish = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
     wish = _bounded(wish, policy)
     # 3. How much of it may happen now.
@@ -138,16 +142,46 @@ def decide(
     return _decision(snapshot, policy, wish, rule, count, why=why, in_path=in_path), memory
 
 
-def signals_at(snapshot: ServiceSnapshot, memory: ServiceMemory, now_s: float) -> Signals:
+def signals_at(
+    snapshot: ServiceSnapshot, queries: Iterable[Query], memory: ServiceMemory, now_s: float
+) -> Signals:
     """Every signal that the snapshot and the windows allow to be told; the rest say why not."""
     waking = _ready(snapshot) == 0
-    return {
-        signal: _signal(meaning, snapshot, memory, now_s, waking=waking)
-        for signal, meaning in SIGNALS.items()
-    }
+    signals: dict[Signal | Query, Reading | NoReading] = {}
+    for signal, meaning in SIGNALS.items():
+        measured = _measured(meaning, snapshot, memory, now_s, waking=waking)
+        averaged = snapshot.measures.get(signal)
+        if averaged is not None and (
+            isinstance(measured, NoReading) or (measured.share_ratio == 0.0 and not measured.value)
+        ):
+            measured = _with_held(averaged, meaning, snapshot, memory, now_s)
+        signals[signal] = measured
+    for query in queries:
+        signals[query] = snapshot.measures.get(query, NO_PROMETHEUS)
+    return signals
 
 
-def _signal(
+def _with_held(
+    averaged: Reading | NoReading,
+    meaning: SignalMeaning,
+    snapshot: ServiceSnapshot,
+    memory: ServiceMemory,
+    now_s: float,
+) -> Reading | NoReading:
+    """A signal that a source has averaged itself, with what waits in front of the replicas."""
+    if isinstance(averaged, NoReading) or meaning.unit != REQUESTS:
+        return averaged
+    window = memory.windows.get(Measure.HELD_SECONDS_TOTAL)
+    held = None if window is None else window.value(now_s)
+    known = held is not None and isinstance(snapshot.measures.get(Measure.HELD), Reading)
+    return replace(
+        averaged,
+        value=averaged.value + (held or 0.0),
+        share_ratio=averaged.share_ratio if known else 0.0,
+    )
+
+
+def _measured(
     meaning: SignalMeaning,
     snapshot: ServiceSnapshot,
     memory: ServiceMemory,
@@ -158,7 +192,7 @@ def _signal(
     total, share_ratio, sources = 0.0, 1.0, []
     # With nothing ready the mean of the last seconds lags behind what already waits: the count is
     # chosen for the held work, not for its average.
-    held = _held_now(snapshot) if waking and meaning.unit == "requests" else None
+    held = _held_now(snapshot) if waking and meaning.unit == REQUESTS else None
     for term in meaning.terms:
         seen = snapshot.measures.get(term.measure)
         if seen is None:  # no configured source speaks of it

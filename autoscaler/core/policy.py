@@ -4,14 +4,14 @@
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from autoscaler.core.signals import Signal
+from autoscaler.core.signals import Query, Signal
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """How much of a signal one replica should carry; `per_replica` > 0, in the signal's unit."""
 
-    signal: Signal
+    signal: Signal | Query
     per_replica: float
 
 
@@ -96,3 +96,8 @@ class ServicePolicy:
     schedule: tuple[Window, ...] = ()
     dry_run: bool = False
     paused: bool = False
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """What Prometheus is to be asked for."""
+        return tuple(target.signal for target in self.targets if isinstance(target.signal, Query))

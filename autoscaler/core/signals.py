@@ -6,7 +6,7 @@ lowers a count on it. Only this file says which signals exist and what they are 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
@@ -37,6 +37,8 @@ class Measure(StrEnum):
     REQUEST_SECONDS_TOTAL = "request_seconds_total"  # integral over time of held + in flight
     HELD_SECONDS_TOTAL = "held_seconds_total"  # integral over time of held
     TOKENS_TOTAL = "tokens_total"  # tokens generated
+    PROMPT_TOKENS_TOTAL = "prompt_tokens_total"  # tokens of prompts taken in
+    KV_USED = "kv_used"  # share of its KV cache that a replica uses, 0-1, summed over replicas
 
 
 class Signal(StrEnum):
@@ -46,6 +48,22 @@ class Signal(StrEnum):
     QUEUE = "queue"
     RPS = "rps"
     TOKENS_PER_S = "tokens/s"
+    KV = "kv"
+    GPU_UTILIZATION = "gpu-utilization"
+
+
+# Their targets are parts of a whole: what each replica uses of what it has.
+RATIOS = frozenset({Signal.KV, Signal.GPU_UTILIZATION})
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A PromQL expression that a target was set for; its value is the whole service's."""
+
+    promql: str
+
+    def __str__(self) -> str:
+        return f"prometheus({self.promql})"
 
 
 class Over(Enum):
@@ -89,6 +107,12 @@ SIGNALS: Mapping[Signal, SignalMeaning] = {
     Signal.TOKENS_PER_S: SignalMeaning(
         (Term(Measure.TOKENS_TOTAL, Over.RATE),), "tokens/s", "tokens generated per second"
     ),
+    Signal.KV: SignalMeaning(
+        (Term(Measure.KV_USED, Over.MEAN),), "0-1", "part of its KV cache that a replica uses"
+    ),
+    Signal.GPU_UTILIZATION: SignalMeaning(
+        (), "0-1 or %", "part of the time that a replica's GPUs compute, mean over its GPUs"
+    ),
 }
 
 
@@ -130,8 +154,29 @@ def reading(
     return Reading(value, at_s, source, share_ratio)
 
 
-Measures = Mapping[Measure, Reading | NoReading]
-Signals = Mapping[Signal, Reading | NoReading]
+# What a source hands over. Measures are averaged here, over the service's own window. A source that
+# only has averages (a monitoring system, a GPU's own counters) hands over the signal itself, as of
+# the replicas alone: what activators hold comes on top. Where both speak, measures count.
+Quantity = Measure | Signal | Query
+Measures = Mapping[Quantity, Reading | NoReading]
+Signals = Mapping[Signal | Query, Reading | NoReading]
+
+
+def first_told(told: Iterable[Measures]) -> dict[Quantity, Reading | NoReading]:
+    """What several sources say of one service, the one that counts for most first.
+
+    Of each quantity the first reading that speaks for anybody; else the first reason why not.
+    """
+    merged: dict[Quantity, Reading | NoReading] = {}
+    for measures in told:
+        for quantity, seen in measures.items():
+            if not _speaks(merged.get(quantity)) and (quantity not in merged or _speaks(seen)):
+                merged[quantity] = seen
+    return merged
+
+
+def _speaks(seen: Reading | NoReading | None) -> bool:
+    return isinstance(seen, Reading) and seen.share_ratio > 0
 
 
 @dataclass(frozen=True, slots=True)

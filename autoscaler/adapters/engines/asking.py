@@ -6,7 +6,7 @@ speaks for.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from autoscaler.adapters.engines.growth import Growth
 from autoscaler.adapters.engines.page import (
@@ -19,7 +19,7 @@ from autoscaler.adapters.engines.page import (
 from autoscaler.adapters.engines.table import Engine
 from autoscaler.adapters.plain_http import At, get
 from autoscaler.core.signals import AVERAGED, Measure, Measures, NoReading, Over, Reading, ServiceId
-from autoscaler.ports import Clock
+from autoscaler.ports import Clock, SourceHealth
 
 # On one machine every request passes the activator, which tells the rest.
 ASKED_FOR = (Measure.WAITING, Measure.TOKENS_TOTAL)
@@ -38,6 +38,14 @@ class EngineMetrics:
         self._clock = clock
         self._growth: dict[ServiceId, dict[Measure, Growth]] = {}
         self._engines: dict[ServiceId, Engine] = {}  # as last recognised
+        self._asked = self._failed = 0
+        self._why: str | None = None
+        self._answered_at_s: float | None = None
+
+    def health(self) -> SourceHealth:
+        answered_at_s = self._answered_at_s
+        age_s = None if answered_at_s is None else self._clock.now_s() - answered_at_s
+        return SourceHealth(self.name, self._why, age_s, self._asked, self._failed)
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         """Every service that has metrics, asked all together; takes a second at most."""
@@ -46,12 +54,21 @@ class EngineMetrics:
             (service, replica, at) for service, of in places.items() for replica, at in of.items()
         ]
         pages = await asyncio.gather(*(scrape(at) for _, _, at in asked))
+        self._note(pages)
         by_service: dict[ServiceId, dict[str, Page | NoReading]] = {
             service: {} for service in places
         }
         for (service, replica, _), page in zip(asked, pages, strict=True):
             by_service[service][replica] = page
         return {service: self._sum(service, pages) for service, pages in by_service.items()}
+
+    def _note(self, pages: Sequence[Page | NoReading]) -> None:
+        whys = [page.why for page in pages if isinstance(page, NoReading)]
+        self._asked += len(pages)
+        self._failed += len(whys)
+        self._why = f"{len(whys)} of {len(pages)} scrapes failed: {whys[0]}" if whys else None
+        if len(whys) < len(pages):
+            self._answered_at_s = self._clock.now_s()
 
     def _sum(self, service: ServiceId, pages: Mapping[str, Page | NoReading]) -> Measures:
         """One service's measures from what each of its replicas said."""

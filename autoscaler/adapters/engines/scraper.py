@@ -19,7 +19,7 @@ from autoscaler.adapters.engines.growth import STALE_S, Look, followed_up
 from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, page_of
 from autoscaler.adapters.plain_http import At, Kept
 from autoscaler.core.signals import NoReading, ServiceId
-from autoscaler.ports import Clock
+from autoscaler.ports import Clock, SourceHealth
 
 PERIOD_S: Final = 1.0
 # An overloaded server answers its metrics as late as its requests: just then they are needed.
@@ -95,6 +95,18 @@ class EngineScraper:
         self._number = count()
         self._scrapes: set[asyncio.Task[None]] = set()
         self._open: set[_Pod] = set()
+        self._asked = self._failed = 0  # scrapes that ended
+        self._answered_at_s: float | None = None
+
+    def health(self) -> SourceHealth:
+        """How the scrapes fare; what is wrong is told of the pods that are expected now."""
+        pods = [pod for of in self._services.values() for pod in of.pods.values()]
+        failing = [pod for pod in pods if pod.failures]
+        why = f"{len(failing)} of {len(pods)} pods fail: {failing[0].why.why}" if failing else None
+        age_s = None
+        if self._answered_at_s is not None:
+            age_s = self._clock.now_s() - self._answered_at_s
+        return SourceHealth("engine metrics", why, age_s, self._asked, self._failed)
 
     def expect(self, service: ServiceId, places: Mapping[str, At]) -> None:
         """Say which pods a service has now, by id; new ones are asked at once.
@@ -171,12 +183,15 @@ class EngineScraper:
             lane.running -= 1
         (self._open.add if pod.kept.open else self._open.discard)(pod)
         page = page_of(pod.kept.at, answer)
+        self._asked += 1
         if isinstance(page, NoReading):
+            self._failed += 1
             pod.why = NoReading(f"{pod.pod_id}: {page.why}")
             pod.failures += 1
         else:
             pod.last = followed_up(page, at_s=self._clock.now_s(), before=pod.last)
             pod.failures = 0
+            self._answered_at_s = self._clock.now_s()
         if pod.expected:
             back_off_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
             self._when(pod, min(back_off_s, LONGEST_BACK_OFF_S))

@@ -7,7 +7,7 @@ activators' numbers stand for nothing but themselves (share 0), and `blind` says
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from autoscaler.adapters.kubernetes.ledger import Ledger
 from autoscaler.adapters.plain_http import At
 from autoscaler.core.routes import Demand
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId, reading
-from autoscaler.ports import Clock
+from autoscaler.ports import Clock, SourceHealth
 
 FORGOTTEN_AFTER_S = 60.0  # a service that nobody asks about any more
 
@@ -36,6 +36,8 @@ class Looks(Protocol):
     def look(self, service: ServiceId, pod_id: str) -> Look | NoReading: ...
 
     async def run(self) -> None: ...
+
+    def health(self) -> SourceHealth: ...
 
 
 @dataclass(slots=True)
@@ -83,6 +85,10 @@ class KubernetesDemand:
     async def run(self) -> None:
         """Ask the pods for their metrics until cancelled."""
         await self._engines.run()
+
+    def health(self) -> SourceHealth:
+        """Of the scrapes; activators are told of where they connect."""
+        return replace(self._engines.health(), name=self.name)
 
     async def measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         now_s = self._clock.now_s()

@@ -10,7 +10,7 @@ from math import ceil
 
 from autoscaler.core.policy import ServicePolicy, Target
 from autoscaler.core.proposal import Candidate, Proposal
-from autoscaler.core.signals import NoReading, Signal, Signals
+from autoscaler.core.signals import NoReading, Query, Signal, Signals
 
 
 def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposal:
@@ -18,7 +18,7 @@ def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposa
     targets, slots = policy.targets, policy.slots
     candidates = tuple(_candidate(signals, target, slots=slots) for target in targets)
     exact = max((c.exact for c in candidates if c.exact is not None), default=0.0)
-    blind = tuple(t.signal for t in targets if not _speaks_for_all(signals, t.signal))
+    blind = tuple(str(t.signal) for t in targets if not _speaks_for_all(signals, t.signal))
     because = tuple(candidate.because for candidate in candidates)
     if blind and exact < current:
         exact = float(current)
@@ -29,7 +29,7 @@ def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposa
 def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candidate:
     seen = signals.get(target.signal, NoReading("no source reports it"))
     if isinstance(seen, NoReading):
-        return Candidate(target.signal, None, f"{target.signal}=? ({seen.why})")
+        return Candidate(str(target.signal), None, f"{target.signal}=? ({seen.why})")
     value, per_replica, text = seen.value, target.per_replica, f"{target.per_replica:g}"
     running = signals.get(Signal.CONCURRENCY)
     if target.signal is Signal.QUEUE and slots is not None and not isinstance(running, NoReading):
@@ -39,10 +39,10 @@ def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candid
         # The queue is part of the concurrency, but counts for itself where workers report it later.
         value = max(running.value if running else 0.0, value)
         per_replica, text = per_replica + slots, f"({slots}+{text})"
-    return Candidate(target.signal, value / per_replica, f"{target.signal}={value:.4g}/{text}")
+    return Candidate(str(target.signal), value / per_replica, f"{target.signal}={value:.4g}/{text}")
 
 
-def _speaks_for_all(signals: Signals, signal: Signal) -> bool:
+def _speaks_for_all(signals: Signals, signal: Signal | Query) -> bool:
     seen = signals.get(signal, NoReading("no source reports it"))
     return not isinstance(seen, NoReading) and seen.share_ratio >= 1.0
 

@@ -13,6 +13,7 @@ from autoscaler.adapters.plain_http import At
 from autoscaler.core.keepalive import is_quiet
 from autoscaler.core.routes import Demand
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
+from autoscaler.ports import SourceHealth
 from tests.adapters.builders import a_service_id
 from tests.adapters.kubernetes.waiting import until
 from tests.fakes import FakeClock, WallClock
@@ -65,6 +66,9 @@ class FakeLooks:
         if before is None or before.at_s < self.clock.at_s:
             self.seen[pod_id] = followed_up(page, at_s=self.clock.at_s, before=before)
         return self.seen[pod_id]
+
+    def health(self) -> SourceHealth:
+        return SourceHealth("fake", why=None, age_s=None, asked=0, failed=0)
 
     async def run(self) -> None:
         """Nothing to do: pages are read when they are asked for."""
