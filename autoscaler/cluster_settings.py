@@ -39,6 +39,7 @@ class ClusterSettings:
     tick_s: float = 1.0
     namespaces: tuple[str, ...] = ()  # empty: the whole cluster
     scale_kinds: tuple[ScaleKind, ...] = ()
+    keda: Address | None = None  # where the leader serves the external scaler
 
 
 CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
@@ -53,6 +54,8 @@ CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
     FileKey("kubernetes", "scale-kinds", f"a list of {KIND}",
             "kinds that have a scale subresource, beside Deployments, StatefulSets, "
             "LeaderWorkerSets and what KServe makes", "[]"),
+    FileKey("keda", "listen", LISTEN, "where the leading controller serves KEDA's external scaler, "
+            "by gRPC; the chart says 0.0.0.0:8073", "off"),
 )  # fmt: skip
 
 
@@ -115,4 +118,5 @@ _READ: Final[Mapping[str, tuple[str, Any]]] = {
     "tick": ("tick_s", between_s(0.1, 60.0)),
     "namespaces": ("namespaces", _namespaces),
     "scale-kinds": ("scale_kinds", _kinds),
+    "listen": ("keda", address),
 }

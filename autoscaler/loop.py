@@ -11,9 +11,16 @@ from dataclasses import dataclass
 
 import structlog
 
-from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
+from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory, signals_at
 from autoscaler.core.lead_time import LeadTimes
-from autoscaler.core.signals import Measures, ServiceId, ServiceSnapshot, first_told
+from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.signals import (
+    Measures,
+    ServiceId,
+    ServiceSnapshot,
+    Signals,
+    first_told,
+)
 from autoscaler.core.zero import ZeroState
 from autoscaler.errors import RetryLater
 from autoscaler.ports import (
@@ -37,6 +44,7 @@ class Record:
 
     decision: Decision
     snapshot: ServiceSnapshot
+    policy: ServicePolicy
     refused: str | None = None
 
     @property
@@ -96,7 +104,8 @@ class ControlLoop:
             # 3. and 4. Act; the cluster checks again that the generation is still the snapshot's.
             refusal = await self._act(decision)
             # 5. Record.
-            self._record(Record(decision, snapshot, refusal.why if refusal else None))
+            why = refusal.why if refusal else None
+            self._record(Record(decision, snapshot, view.policy, why))
             decisions.append(decision)
         await self._save(asked)
         return tuple(decisions)
@@ -110,6 +119,14 @@ class ControlLoop:
         """How many replicas of a service became ready since this loop began."""
         memory = self._memories.get(service)
         return memory.starts_seen.total if memory else 0
+
+    def signals(self, service: ServiceId) -> Signals:
+        """What the last decision on a service looked at; empty where there was none."""
+        memory, records = self._memories.get(service), self.records.get(service)
+        if memory is None or not records:
+            return {}
+        last = records[-1]
+        return signals_at(last.snapshot, last.policy.queries, memory, last.snapshot.at_s)
 
     async def _measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         told = [await source.measure(services) for source in self.sources]

@@ -72,6 +72,7 @@ class Settings:
     controller: ControllerSettings
     activator: ActivatorSettings
     services: tuple[ServiceSettings, ...]
+    keda: Address | None = None  # where the external scaler is served
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ FILE_KEYS: tuple[FileKey, ...] = (
     FileKey("activator", "processes", "a whole number from 1 to 64",
             "processes that share the services' ports", "1"),
     FileKey("activator", "drain", DURATION, "how long requests may finish on stop", "30s"),
+    FileKey("keda", "listen", LISTEN, "where KEDA's external scaler is served, by gRPC", "off"),
     FileKey("services.NAME", "listen", LISTEN, "where clients of the service connect", "required"),
     FileKey("services.NAME", "models", "a table NAME = PATH",
             "serve these models with the bundled worker", "this or command"),
@@ -112,7 +114,7 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "30s"),
 )  # fmt: skip
 
-_SECTIONS = ("controller", "activator", "services")
+_SECTIONS = ("controller", "activator", "keda", "services")
 
 
 def load(path: Path) -> Settings:
@@ -141,6 +143,7 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     ]
     controller = _controller(Table(document, "controller", where, problems), base)
     activator = _activator(Table(document, "activator", where, problems))
+    keda = _keda(Table(document, "keda", where, problems))
     tables = document.get("services", {})
     if not isinstance(tables, dict) or not tables:
         problems.append(f"{where}[services.NAME]: there is none; add one table for each service")
@@ -149,11 +152,11 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
         _service(Table(tables, name, f"{where}services.", problems), name, base) for name in tables
     ]
     complete = tuple(service for service in services if service is not None)
-    _check_addresses(controller, complete, where, problems)
+    _check_addresses(controller, keda, complete, where=where, problems=problems)
     _check_windows(controller, complete, where, problems)
     if problems:
         raise BadInput(*problems)
-    return Settings(controller, activator, complete)
+    return Settings(controller, activator, complete, keda)
 
 
 class Table:
@@ -224,6 +227,12 @@ def _activator(table: Table) -> ActivatorSettings:
     return settings
 
 
+def _keda(table: Table) -> Address | None:
+    listen: Address | None = table.take("listen", None, address, _permitted("keda", "listen"))
+    table.refuse_rest(_names("keda"))
+    return listen
+
+
 def _service(table: Table, name: str, base: Path) -> ServiceSettings | None:
     if not (name[:1].isalpha() and name.replace("-", "").isalnum() and len(name) <= 63):
         table.problems.append(bad_value(table.where[:-1], name, NAME))
@@ -282,12 +291,20 @@ def _worker_command(models: Mapping[str, Path], slots: int | None) -> tuple[str,
 
 def _check_addresses(
     controller: ControllerSettings,
+    keda: Address | None,
     services: tuple[ServiceSettings, ...],
+    *,
     where: str,
     problems: list[str],
 ) -> None:
     # By port alone: what listens on 0.0.0.0 has it on every address.
     taken = {controller.api.port: "controller.api"}
+    if keda is not None and keda.port:
+        if keda.port in taken:
+            problems.append(
+                f"{where}keda.listen: {keda} is taken by controller.api; give each its own port"
+            )
+        taken[keda.port] = "keda.listen"
     for service in services:
         shown, port = f"services.{service.name}.listen", service.listen.port
         if port == 0:
