@@ -8,4 +8,9 @@ tick = "{{ .Values.controller.tickSeconds }}s"
 [kubernetes]
 namespaces = {{ .Values.namespaces | toJson }}
 scale-kinds = {{ .Values.scaleKinds | toJson }}
+{{- if .Values.keda.enabled }}
+
+[keda]
+listen = "0.0.0.0:8073"
+{{- end }}
 {{- end }}
