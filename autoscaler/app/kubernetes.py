@@ -35,7 +35,7 @@ from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
 from autoscaler.adapters.kubernetes.selectors import ScaleSelectors
 from autoscaler.adapters.kubernetes.vouching import Vouching
 from autoscaler.adapters.kubernetes.watches import Scope, Watches
-from autoscaler.api.keda.scaler import STALE_AFTER_S, ExternalScaler
+from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
 from autoscaler.app.serving import ApiServer, KedaServer
@@ -131,9 +131,7 @@ class KubernetesController:
             store=self._store,
             clock=clock,
         )
-        self._scaler = ExternalScaler(
-            self._loop, now_s=clock.now_s, stale_after_s=max(STALE_AFTER_S, 3 * settings.tick_s)
-        )
+        self._scaler = ExternalScaler(self._loop, now_s=clock.now_s, tick_s=settings.tick_s)
         self._keda = None if settings.keda is None else KedaServer(settings.keda, self._scaler)
         self._registry = CollectorRegistry()
         self._ticker = Ticker(self._loop, timekeeper=TickSeconds(self._registry))

@@ -74,7 +74,9 @@ class _LocalController:
             store=FileMemoryStore(state_dir / "learned.json"),
             clock=clock,
         )
-        self._scaler = ExternalScaler(self._loop, now_s=clock.now_s)
+        self._scaler = ExternalScaler(
+            self._loop, now_s=clock.now_s, tick_s=settings.controller.tick_s
+        )
         self._loop.on_record = self._scaler.recorded
         self._ticker = Ticker(self._loop)
         self._clock = clock

@@ -90,9 +90,11 @@ def bound(address: Address, key: str) -> socket.socket:
     try:
         infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, where = infos[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(where)
+        with contextlib.ExitStack() as unless_bound:
+            listening = unless_bound.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where)
+            unless_bound.pop_all()
     except (OSError, ValueError) as trouble:  # ValueError: what no host can be called
         why = (trouble.strerror if isinstance(trouble, OSError) else "") or trouble
         raise BadInput(

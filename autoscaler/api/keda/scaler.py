@@ -50,11 +50,11 @@ class ExternalScaler:
         loop: ControlLoop,
         *,
         now_s: Callable[[], float],
-        stale_after_s: float = STALE_AFTER_S,
+        tick_s: float = 1.0,
     ) -> None:
         self._loop = loop
         self._now_s = now_s
-        self._stale_after_s = stale_after_s
+        self._stale_after_s = max(STALE_AFTER_S, 3 * tick_s)
         self._news: dict[ServiceId, asyncio.Event] = {}
         self._closed = False
 
