@@ -30,7 +30,7 @@ _METRIC = re.compile(r"\btidegate_[a-z_]+")
 
 def told() -> set[str]:
     """Every metric of controller and activator, as a query must spell it."""
-    loop = cast(ControlLoop, SimpleNamespace(records={}))
+    loop = cast(ControlLoop, SimpleNamespace(records={}, sources=()))
     activator = cast(Activator, SimpleNamespace(desks={}, link=SimpleNamespace(up=True)))
     collectors: tuple[Collector, ...] = (
         LoopCollector(loop, demand=lambda _: NoReading("no activator")),
