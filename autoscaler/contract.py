@@ -101,11 +101,11 @@ def _outside_brackets(text: str) -> list[str]:
 
 def _named(part: str) -> tuple[str, str]:
     """Name and amount; a query may itself hold equal signs."""
-    if "(" in part:
-        name, _, amount = part.rpartition("=")
-        # An amount holds no bracket: what follows the last equal sign is then within the query.
-        return (part, "") if ")" in amount else (name.strip(), amount.strip())
     name, _, amount = part.partition("=")
+    if "(" in name:
+        name, _, amount = part.rpartition("=")
+        if ")" in amount:  # the last equal sign stands within the query
+            name, amount = part, ""
     return name.strip(), amount.strip()
 
 

@@ -156,8 +156,9 @@ def signals_at(
         measured = _measured(meaning, snapshot, memory, now_s, waking=waking)
         averaged = snapshot.measures.get(signal)
         if averaged is not None:
-            averaged = _with_held(averaged, meaning, snapshot, memory, now_s)
-            measured = _better_told(measured, averaged)
+            averaged = _with_held(averaged, meaning, snapshot, memory, now_s, waking=waking)
+            whole = all(term.measure in snapshot.measures for term in meaning.terms)
+            measured = _better_told(measured, averaged, whole=whole)
         signals[signal] = measured
     for query in queries:
         signals[query] = snapshot.measures.get(query, NO_PROMETHEUS)
@@ -165,13 +166,19 @@ def signals_at(
 
 
 def _better_told(
-    measured: Reading | NoReading, averaged: Reading | NoReading
+    measured: Reading | NoReading, averaged: Reading | NoReading, *, whole: bool
 ) -> Reading | NoReading:
-    """The measured value if replicas told it; else whichever is known to be the larger."""
+    """The measured value if replicas told it; else whichever is known to be the larger.
+
+    `whole`: all that the signal is made of was measured. A queue is not, of which only the part in
+    front of the replicas is: once the average fails, the rest is unknown and not empty (rule D1).
+    """
     if isinstance(measured, NoReading):
         return averaged
+    if whole and measured.share_ratio > 0:
+        return measured
     known = 0.0 if isinstance(averaged, NoReading) else averaged.value
-    return measured if measured.share_ratio > 0 or measured.value > known else averaged
+    return replace(measured, share_ratio=0.0) if measured.value > known else averaged
 
 
 def _with_held(
@@ -180,16 +187,20 @@ def _with_held(
     snapshot: ServiceSnapshot,
     memory: ServiceMemory,
     now_s: float,
+    *,
+    waking: bool,
 ) -> Reading | NoReading:
     """A signal that a source has averaged itself, with what waits in front of the replicas."""
     if isinstance(averaged, NoReading) or meaning.unit != REQUESTS:
         return averaged
     window = memory.windows.get(Measure.HELD_SECONDS_TOTAL)
     held = None if window is None else window.value(now_s)
-    known = held is not None and isinstance(snapshot.measures.get(Measure.HELD), Reading)
+    held_now = _held_now(snapshot)
+    known = held is not None and held_now is not None
+    burst = held_now if waking and held_now is not None else 0.0
     return replace(
         averaged,
-        value=averaged.value + (held or 0.0),
+        value=averaged.value + max(held or 0.0, burst),
         share_ratio=averaged.share_ratio if known else 0.0,
     )
 
