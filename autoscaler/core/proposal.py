@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every stage of a decision returns: a count, and the trail that led there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,19 +9,36 @@ from enum import StrEnum
 class Bound(StrEnum):
     """What made a count what it is: the last stage that had its way."""
 
-    TARGET = "target"  # the targets ask for exactly this
-    HOLD = "hold"  # rule D1: fewer were wished for, but not everything was read
+    TARGET = "target"
+    HOLD = "hold"
     MIN = "min-replicas"
     MAX = "max-replicas"
-    TOLERANCE = "tolerance"  # near enough to the present count
-    WINDOW = "window"  # rule D3: not wished for long enough yet
-    RATE_LIMIT = "rate-limit"  # as many as may come or go at once
-    ACTIVATION = "activation-replicas"  # awake, and so at least these
-    ASLEEP = "asleep"  # the table of sleep and wake says 0
-    SWITCHED_OFF = "switched-off"  # rule D5: somebody else set 0
-    COOL_OFF = "cool-off"  # rule D5: somebody else set this a moment ago
+    TOLERANCE = "tolerance"
+    WINDOW = "window"
+    RATE_LIMIT = "rate-limit"
+    ACTIVATION = "activation-replicas"
+    ASLEEP = "asleep"
+    SWITCHED_OFF = "switched-off"
+    COOL_OFF = "cool-off"
     DRY_RUN = "dry-run"
     PAUSED = "paused"
+
+
+BOUNDS: Mapping[Bound, str] = {
+    Bound.TARGET: "the targets ask for exactly this",
+    Bound.HOLD: "fewer were asked for, but not everything was read (D1)",
+    Bound.MIN: "never fewer",
+    Bound.MAX: "never more",
+    Bound.TOLERANCE: "what was asked for is near enough to the present count",
+    Bound.WINDOW: "what was asked for has not been enough for the whole window yet (D3)",
+    Bound.RATE_LIMIT: "no more may come or go at once (`scale-up`, `scale-down`)",
+    Bound.ACTIVATION: "not proven idle, and so at least these",
+    Bound.ASLEEP: "asleep: proven idle, or its last start failed",
+    Bound.SWITCHED_OFF: "somebody else set 0, and it stays 0 (D5)",
+    Bound.COOL_OFF: "somebody else set this count a moment ago (D5)",
+    Bound.DRY_RUN: "it is only said what would be asked for",
+    Bound.PAUSED: "the service stands still",
+}
 
 
 @dataclass(frozen=True, slots=True)
