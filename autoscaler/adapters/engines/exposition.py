@@ -68,7 +68,7 @@ def samples(text: str, *, names: re.Pattern[str] | None = None) -> tuple[Sample,
 def named(names: Iterable[str]) -> re.Pattern[str]:
     """What asks for exactly these names."""
     # Sorted, so that what names share is compared once.
-    return re.compile("|".join(map(re.escape, sorted(set(names)))))
+    return re.compile("|".join(map(re.escape, sorted(set(names)))) or "(?!)")
 
 
 def _unbelievable(text: str) -> str | None:
