@@ -7,12 +7,12 @@ What is not finite, negative or not exposed is no reading (rule D1).
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from math import isfinite
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from autoscaler.adapters.engines.answers import why_no_page
 from autoscaler.adapters.engines.table import ENGINES, Engine, Line
 from autoscaler.adapters.plain_http import Answer, At, NoAnswer
 from autoscaler.core.signals import Measure, NoReading
@@ -52,10 +52,9 @@ def page_of(at: At, answer: Answer | NoAnswer) -> Page | NoReading:
     """What a replica answered when it was asked for its metrics."""
     if isinstance(answer, NoAnswer):
         return NoReading(f"{at} {answer.why}")
-    if answer.status != HTTPStatus.OK:
-        return NoReading(f"{at} answered {answer.status}")
-    if not answer.whole:
-        return NoReading(f"{at} broke off, or gave more than {SCRAPE_MAX_BYTES} bytes")
+    why = why_no_page(answer)
+    if why is not None:
+        return NoReading(f"{at} {why}")
     page = read_page(answer.body.decode(errors="replace"))
     return NoReading(f"{at}: {page.why}") if isinstance(page, NoReading) else page
 
