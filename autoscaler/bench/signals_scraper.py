@@ -25,7 +25,6 @@ from autoscaler.adapters.engines.growth import Look
 from autoscaler.adapters.engines.page import Page, page_of
 from autoscaler.adapters.engines.scraper import EngineScraper
 from autoscaler.adapters.plain_http import Answer, At, NoAnswer
-from autoscaler.app.ticking import MonotonicClock
 from autoscaler.bench.client import quantile
 from autoscaler.bench.cores import cores_busy_s
 from autoscaler.bench.parent import next_line, tell
@@ -38,6 +37,14 @@ PLAIN: Final = "plain"
 LOOK_S: Final = 0.5  # how often it is seen how old everything is
 PODS_OF_A_SERVICE: Final = 5
 AT: Final = At("127.0.0.1", 1, "/metrics")
+
+
+class MonotonicClock:
+    """Seconds of this machine that never go back."""
+
+    def now_s(self) -> float:
+        return time.monotonic()
+
 
 Read = Callable[[At, Answer | NoAnswer], Page | NoReading]
 
@@ -166,7 +173,8 @@ async def _look(
     seconds: float,
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Look as ticks do, for so long: which part was fresh each time; and all ages, in order."""
-    fresh, ages_s = [], []
+    fresh: list[float] = []
+    ages_s: list[float] = []
     ends_s = clock.now_s() + seconds
     while (left_s := ends_s - clock.now_s()) > 0 or not fresh:
         for service, of in places.items():
