@@ -55,13 +55,14 @@ def distribution(
     """What a page says of one time, summed over its series; ranks that repeat count once."""
     if isinstance(told, Mean):
         return _mean(told, known, same_on)
+    if not any(told.name + ending in known for ending in ("_count", "_sum", "_bucket", "")):
+        return NoReading(f"{told.name} is not exposed")
     count = _summed(f"{told.name}_count", known, same_on)
     total = _summed(f"{told.name}_sum", known, same_on)
     if isinstance(count, NoReading):
         return count
     if isinstance(total, NoReading):
         return total
-    found = Distribution(count, total * told.factor)
     buckets = [s for name in ("_bucket", "") for s in known.get(told.name + name, ())]
     histogram = [sample for sample in buckets if "le" in sample.labels]
     if histogram:
@@ -71,11 +72,17 @@ def distribution(
         p50, p95 = quantile(merged, 0.5), quantile(merged, 0.95)
     else:
         p50, p95 = (_of_summary(known.get(told.name, ()), q) for q in (0.5, 0.95))
-    return Distribution(found.count, found.sum_s, _times(p50, told), _times(p95, told))
+    return Distribution(
+        count,
+        _seconds(total, told),
+        None if p50 is None else _seconds(p50, told),
+        None if p95 is None else _seconds(p95, told),
+    )
 
 
-def _times(value: float | None, told: Line) -> float | None:
-    return None if value is None else value * told.factor
+def _seconds(value: float, told: Line) -> float:
+    """Without what a factor such as 1e-6, which no float is, adds in the seventeenth digit."""
+    return value if told.factor == 1 else float(f"{value * told.factor:.12g}")
 
 
 def _mean(told: Mean, known: ByName, same_on: Collection[str]) -> Distribution | NoReading:
@@ -85,7 +92,7 @@ def _mean(told: Mean, known: ByName, same_on: Collection[str]) -> Distribution |
         return total
     if isinstance(count, NoReading):
         return count
-    return Distribution(count, total * told.total.factor)
+    return Distribution(count, _seconds(total, told.total))
 
 
 def _summed(name: str, known: ByName, same_on: Collection[str]) -> float | NoReading:

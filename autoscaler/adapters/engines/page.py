@@ -8,10 +8,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from http import HTTPStatus
 from math import isfinite, prod
 from typing import Final
 
+from autoscaler.adapters.engines.answers import why_no_page
 from autoscaler.adapters.engines.exposition import Sample, named, samples
 from autoscaler.adapters.engines.notation import Line, Ways
 from autoscaler.adapters.engines.table import ENGINES, Detail, Engine
@@ -56,10 +56,9 @@ def page_of(at: At, answer: Answer | NoAnswer) -> Page | NoReading:
     """What a replica answered when it was asked for its metrics."""
     if isinstance(answer, NoAnswer):
         return NoReading(f"{at} {answer.why}")
-    if answer.status != HTTPStatus.OK:
-        return NoReading(f"{at} answered {answer.status}")
-    if not answer.whole:
-        return NoReading(f"{at} broke off, or gave more than {SCRAPE_MAX_BYTES} bytes")
+    why = why_no_page(answer)
+    if why is not None:
+        return NoReading(f"{at} {why}")
     page = read_page(answer.body.decode(errors="replace"))
     return NoReading(f"{at}: {page.why}") if isinstance(page, NoReading) else page
 

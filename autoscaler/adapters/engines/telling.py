@@ -74,8 +74,10 @@ def told(text: str, *, key: str = AUTO) -> Told | NoReading:
 
 
 def _unknown(text: str) -> str:
-    some = samples(text)
-    if isinstance(some, tuple) and not some:
+    anything = samples(text)
+    if isinstance(anything, NoReading):
+        return anything.why
+    if not anything:
         return "no metric in it"
     return f"no metric of a known engine ({', '.join(KEYS)})"
 
@@ -89,32 +91,39 @@ def _engine(text: str, key: str) -> Engine | None:
 
 def _of_engine(engine: Engine, known: tuple[Sample, ...]) -> Told:
     samples_of = by_name(known)
-    absent: dict[str, str] = {}
-
-    def read(names: Mapping[str, Measure | Detail]) -> dict[str, float]:
-        found = {}
-        for name, quantity in names.items():
-            ways = _ways(engine, quantity)
-            values = None if ways is None else series(ways, samples_of, engine=engine, of=quantity)
-            if isinstance(values, Mapping):
-                found[name] = max(0.0, sum(values.values()))
-            else:
-                absent[name] = _silent(engine) if values is None else values.why
-        return found
-
-    readings = read(READINGS)
+    readings, absent = _read(READINGS, engine, samples_of)
+    capacities, _ = _read(CAPACITIES, engine, samples_of)
     histograms = {}
     for time in Times:
         seen = _distribution(engine, time, samples_of)
         if isinstance(seen, Distribution):
             histograms[time] = seen
         else:
-            absent[time] = seen.why
-    shown = dict(absent)
-    capacities = read(CAPACITIES)
+            absent[str(time)] = seen.why
     return Told(
-        engine.key, engine.name, readings, histograms, shown, capacities, _own_devices(samples_of)
+        engine.key,
+        engine.name,
+        readings,
+        histograms,
+        absent,
+        capacities,
+        _own_devices(samples_of),
     )
+
+
+def _read(
+    names: Mapping[str, Measure | Detail], engine: Engine, known: Mapping[str, list[Sample]]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """What is told under these names, and why the rest is not."""
+    found, absent = {}, {}
+    for name, quantity in names.items():
+        ways = _ways(engine, quantity)
+        values = None if ways is None else series(ways, known, engine=engine, of=quantity)
+        if isinstance(values, Mapping):
+            found[name] = max(0.0, sum(values.values()))
+        else:
+            absent[name] = _silent(engine) if values is None else values.why
+    return found, absent
 
 
 def _ways(engine: Engine, quantity: Measure | Detail) -> Ways | None:
@@ -144,7 +153,7 @@ def _distribution(
 
 def _exported(known: tuple[Sample, ...]) -> Told:
     why = "the exporter tells of GPUs, not of requests"
-    absent = dict.fromkeys((*READINGS, *Times), why)
+    absent = dict.fromkeys((*READINGS, *map(str, Times)), why)
     devices = dcgm.devices(s for s in known if s.name.startswith(EXPORTER_KNOWN_BY))
     return Told(EXPORTER_KEY, "DCGM exporter", absent=absent, devices=devices)
 
