@@ -85,11 +85,12 @@ class World:
     cluster: FakeCluster
     loop: ControlLoop
     clock: FakeClock
+    steps: int  # of a tick: one of the scraper's rounds lets no more than a number of pods begin
 
     async def ticks(self, count: int) -> None:
         for _ in range(count):
-            for _ in range(2):  # one of its rounds lets no more begin than a quarter of a second's
-                self.clock.at_s += TICK_S / 2
+            for _ in range(self.steps):
+                self.clock.at_s += TICK_S / self.steps
                 await self.demand.measure([A_SERVICE])  # new pods become known to the scraper
                 await asyncio.sleep(1.2 * ROUND_S)  # so often the scraper looks whose turn it is
             await until(self._asked_again, "every pod's next look")
@@ -165,7 +166,7 @@ async def a_world(
     )
     running = asyncio.create_task(demand.run())
     try:
-        yield World(pods, scraper, demand, cluster, loop, clock)
+        yield World(pods, scraper, demand, cluster, loop, clock, 1 + len(answers) // 100)
         assert not running.done(), "the scraper crashed"
     finally:
         running.cancel()
