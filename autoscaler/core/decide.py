@@ -72,6 +72,17 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """Until when a window holds what spoke for only a part of the replicas, and for which part.
+
+    Its mean is below the truth for as long, whoever speaks by then (rule D1).
+    """
+
+    until_s: float
+    share_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceMemory:
     """What deciding remembers of one service from tick to tick."""
 
@@ -80,6 +91,7 @@ class ServiceMemory:
     history: stabilize.ScaleHistory
     scale: int
     windows: Mapping[Measure, CounterWindow | LevelWindow] = field(default_factory=dict)
+    partial: Mapping[Measure, Partial] = field(default_factory=dict)
     requests_seen: float | None = None
     idle_since_s: float | None = None
     starts_seen: StartsSeen = StartsSeen()
@@ -230,6 +242,9 @@ def _measured(
         total += value or 0.0
         # What is held may raise a count before there is a mean; lower it only the whole can.
         share_ratio = min(share_ratio, seen.share_ratio if value is not None else 0.0)
+        partial = memory.partial.get(term.measure)
+        if partial is not None and now_s < partial.until_s:
+            share_ratio = min(share_ratio, partial.share_ratio)
         sources.append(seen.source)
     if not sources:
         return NoReading("no source reports it")
@@ -245,11 +260,15 @@ def _remember(
     snapshot: ServiceSnapshot, policy: ServicePolicy, memory: ServiceMemory, now_s: float
 ) -> ServiceMemory:
     windows = dict(memory.windows)
+    partial = {m: part for m, part in memory.partial.items() if now_s < part.until_s}
     for measure, over in AVERAGED.items():
         seen = snapshot.measures.get(measure)
         if isinstance(seen, Reading):
             window = windows.get(measure) or WINDOWS[over](policy.signal_window_s)
             windows[measure] = window.seen(seen.value, seen.at_s)
+            if seen.share_ratio < 1.0:
+                before = partial[measure].share_ratio if measure in partial else 1.0
+                partial[measure] = Partial(seen.at_s + window.span_s, min(seen.share_ratio, before))
     lead_times, starts_seen = learn_from(
         snapshot.replicas, seen=memory.starts_seen, lead_times=memory.lead_times
     )
@@ -258,6 +277,7 @@ def _remember(
     return replace(
         memory,
         windows=windows,
+        partial=partial,
         lead_times=lead_times,
         starts_seen=starts_seen,
         requests_seen=arrived.value if isinstance(arrived, Reading) else None,
