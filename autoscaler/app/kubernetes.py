@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 FIRST_LOOK_S: Final = 0.5  # between two tries of a new leader to see everything
 LEASE: Final = "tidegate-controller"
+# client-go lists anew after at most 30 s and as much again by chance, and then kube-proxy works.
+PROXIES_LAG_S: Final = 75.0
 Task = asyncio.Task[None]
 
 CHANNEL: Final = "tidegate.dev/channel"  # on the Lease: where activators find the leader
@@ -87,6 +89,7 @@ class KubernetesController:
         self._place = place
         self._stop = asyncio.Event()
         self._lost_lead = False
+        self._unled_at_s: float | None = None
         clock = self._clock = MonotonicClock()
         inventory = Inventory()
         vouching = Vouching(api, place.namespace)
@@ -153,6 +156,7 @@ class KubernetesController:
         self._cluster.leads = lambda: self._election.leading
         self._routes.on_change = self._ticker.tick_soon
         self._routes.activator_pods = lambda: self._watches.activator_pods
+        self._routes.proxies_lag = self._proxies_lag
         self._hub.on_wake = self._wake
         self._hub.on_follow = self._routes.activators_changed
 
@@ -207,6 +211,8 @@ class KubernetesController:
 
     async def _lead(self) -> None:
         """Act until cancelled; what was begun ends with it."""
+        # A leader that did not hand over may have lost the API server, and others with it.
+        self._unled_at_s = None if self._election.handed_over else self._clock.now_s()
         channel = self._settings.channel
         await self._hub.start((channel.host, channel.port))
         scheduler = AsyncIOScheduler()
@@ -228,6 +234,12 @@ class KubernetesController:
                 acting.create_task(self._selectors.run(), name="selectors")
         finally:
             scheduler.shutdown(wait=False)
+
+    def _proxies_lag(self) -> bool:
+        """Whether kube-proxies may still have to hear what happened while nobody could."""
+        since_s = [self._watches.recovered_at_s, self._unled_at_s]
+        now_s = self._clock.now_s()
+        return any(at_s is not None and now_s - at_s < PROXIES_LAG_S for at_s in since_s)
 
     async def _look_around(self) -> None:
         """Decide on every service once before any activator is told anything."""
