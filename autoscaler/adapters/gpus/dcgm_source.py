@@ -61,7 +61,8 @@ class _Index:
 class DcgmSignalSource:
     """A `SignalSource`: how busy the GPUs of each service's pods are. `run` it beside the ticks.
 
-    `places()`: where exporters answer now; `ready_pods(service)`: the names of its ready pods.
+    `places()`: where exporters answer now; `trouble()`: why that is not known, or empty;
+    `ready_pods(service)`: the names of its ready pods.
     """
 
     name = "dcgm"
@@ -72,9 +73,11 @@ class DcgmSignalSource:
         *,
         ready_pods: Callable[[ServiceId], Collection[str]],
         clock: Clock,
+        trouble: Callable[[], str] = lambda: "",
         period_s: float = PERIOD_S,
     ) -> None:
         self._places = places
+        self._trouble = trouble
         self._ready_pods = ready_pods
         self._clock = clock
         self._period_s = period_s
@@ -151,7 +154,7 @@ class DcgmSignalSource:
         """What is wrong with the exporters now."""
         failing = [exporter for exporter in self._exporters.values() if exporter.failures]
         if not self._exporters:
-            return "no exporter is known"
+            return self._trouble() or "no exporter is known"
         if not failing:
             return None
         return f"{len(failing)} of {len(self._exporters)} exporters fail: {failing[0].why}"
