@@ -172,9 +172,11 @@ class _LocalController:
 
 
 def _gpus(cluster: LocalCluster, clock: MonotonicClock) -> NvmlSignalSource | None:
-    """None: this machine has no driver, which the log says."""
+    """None: this machine's GPUs cannot be read, which the log says once."""
     devices = NvmlDevices()
-    if isinstance(devices.read(), NoReading):
+    first = devices.read()
+    if isinstance(first, NoReading):
+        log.info("no service is told how busy GPUs are", why=first.why)
         return None
     return NvmlSignalSource(devices, pids=cluster.ready_pids, clock=clock)
 

@@ -3,7 +3,10 @@
 
 import typer
 
+from autoscaler.app.signals_gpus import gpus
+
 app = typer.Typer(help=__doc__, no_args_is_help=True)
+app.command("gpus")(gpus)
 
 
 @app.callback()

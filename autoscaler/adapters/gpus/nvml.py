@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads this machine's GPUs from NVIDIA's driver by NVML; only this file calls that library.
 
-Without a driver there are no devices, which is said once and is not zero (rule D1). What a GPU does
-not tell is None; a GPU that is lost stays listed and says so. Calls may block while a GPU dies, so
-they belong on a thread of their own.
+Without a driver there is no reading, which is not zero devices (rule D1). What a GPU does not tell
+is None; a GPU that is lost stays listed and says so. Calls may block while a GPU dies, so they
+belong on a thread of their own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,6 @@ class NvmlDevices:
         self._node = node
         self.driver: str | None = None
         self._open = False
-        self._said = ""  # why there is nothing to read, as it was logged last
         self._uuids: dict[int, str] = {}  # by index, of GPUs that answered once
         self._events: Any = None
         self._xids: dict[str, int] = {}  # the newest of each GPU; only of those that tell of any
@@ -62,8 +61,8 @@ class NvmlDevices:
             count = self._library.nvmlDeviceGetCount()
         except pynvml.NVMLError as error:
             self.close()
-            return self._absent(error)
-        self._said = ""
+            remedy = REMEDY.get(error.value)
+            return NoReading(f"nvml: {error}" + (f"; {remedy}" if remedy else ""))
         self._hear()
         return tuple(device for index in range(count) for device in self._card(index))
 
@@ -84,14 +83,6 @@ class NvmlDevices:
         self._open = True
         self.driver = _Asked(self._library).ask("nvmlSystemGetDriverVersion")
         self._listen()
-
-    def _absent(self, error: pynvml.NVMLError) -> NoReading:
-        remedy = REMEDY.get(error.value)
-        why = f"nvml: {error}" + (f"; {remedy}" if remedy else "")
-        if why != self._said:
-            self._said = why
-            log.info("no GPU can be read on this machine", why=why)
-        return NoReading(why)
 
     def _listen(self) -> None:
         """Have the driver note the critical events of each GPU from now on."""
@@ -180,8 +171,7 @@ class _Asked:
         try:
             return getattr(self._library, function)(*self._handle, *arguments)
         except pynvml.NVMLError as error:
-            if error.value not in NOT_TOLD and not self.trouble:
-                self.trouble = str(error)
+            self._note(error)
             return None
 
     def did(self, function: str, *arguments: Any) -> bool:
@@ -191,9 +181,13 @@ class _Asked:
         try:
             getattr(self._library, function)(*self._handle, *arguments)
         except pynvml.NVMLError as error:
-            log.info("the driver refused", what=function, why=str(error))
+            self._note(error)
             return False
         return True
+
+    def _note(self, error: pynvml.NVMLError) -> None:
+        if error.value not in NOT_TOLD and not self.trouble:
+            self.trouble = str(error)
 
 
 def _memory(card: _Asked) -> tuple[int | None, int | None]:

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Protocol
 
+import structlog
+
 from autoscaler.adapters.gpus.devices import LocalDevice, mean_busy
 from autoscaler.adapters.gpus.lineage import lineage
 from autoscaler.core.signals import Measures, NoReading, Reading, ServiceId, Signal, reading
 from autoscaler.ports import Clock, SourceHealth
+
+log = structlog.get_logger(__name__)
 
 PERIOD_S: Final = 1.0
 AVERAGED_S: Final = 15.0  # the driver itself averages over a sixth of a second up to one
@@ -87,6 +91,8 @@ class NvmlSignalSource:
         read = self._devices.read()
         if isinstance(read, NoReading):
             self._failed += 1
+            if read.why != self._why:  # said once, however often it is so
+                log.warning("the GPUs of this machine cannot be read", why=read.why)
             self._why = read.why
             return
         pids = {pid for device in read for pid in device.processes or ()}

@@ -3,15 +3,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from autoscaler.adapters.gpus.dcgm_source import PAGE_MAX_BYTES, STALE_S, DcgmSignalSource
+from autoscaler.adapters.memory import InMemoryStore
 from autoscaler.adapters.plain_http import At
+from autoscaler.core.policy import Target
 from autoscaler.core.signals import NoReading, Reading, ServiceId, Signal
+from autoscaler.loop import ControlLoop
+from autoscaler.ports import ServiceView
 from tests.adapters.kubernetes.waiting import until
-from tests.fakes import FakeClock
+from tests.builders import a_policy, replicas
+from tests.fakes import FakeClock, FakeCluster, FakeRoutes
 
 IRIS = ServiceId("prod", "iris")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
@@ -233,3 +238,39 @@ async def test_a_page_that_cannot_be_believed_moves_nothing(
     assert why in await asked.why()
     asked.exporters.pages["a"] = row("iris-1", 90)
     assert await asked.value() == 0.9
+
+
+async def test_no_count_falls_on_exporters_that_fail_and_it_does_once_they_say_that_it_may(
+    asked: Asked,
+) -> None:
+    """Two replicas that are 90 % busy, for a target of 50 %; then ten minutes of silence."""
+    policy = a_policy(targets=(Target(Signal.GPU_UTILIZATION, 0.5),))
+    cluster = FakeCluster(ServiceView(IRIS, policy, 1, 2, replicas(2)))
+    loop = ControlLoop(
+        cluster=cluster,
+        sources=[asked.source],
+        routes=FakeRoutes(),
+        store=InMemoryStore(),
+        clock=asked.clock,
+    )
+
+    async def minutes(count: int, *, silent: bool = False) -> None:
+        await asked.told()
+        for _ in range(count * 12):
+            if not silent:
+                await asked.told()
+            await loop.tick()
+            asked.clock.at_s += 5.0
+
+    asked.exporters.pages = {"a": row("iris-1", 90), "b": row("iris-2", 90)}
+    await minutes(1)
+    assert cluster.scaled == [(IRIS, 4)]
+    asked.pods[:] = ["iris-1", "iris-2", "iris-3", "iris-4"]
+    cluster.views[IRIS] = replace(cluster.views[IRIS], replicas=replicas(4))
+    asked.exporters.pages = {"a": None, "b": "<html>"}
+    await minutes(10, silent=True)
+    assert cluster.scaled == [(IRIS, 4)]
+    assert "2 of 2 exporters fail" in loop.records[IRIS][-1].decision.because[0]
+    asked.exporters.pages = {"a": "".join(row(pod, 10) for pod in asked.pods), "b": row("x", 1)}
+    await minutes(10)
+    assert cluster.scaled[-1] == (IRIS, 1)

@@ -8,14 +8,16 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import pynvml
 import pytest
+from structlog.testing import capture_logs
 
 from autoscaler.adapters.gpus.devices import LocalDevice
 from autoscaler.adapters.gpus.lineage import lineage
 from autoscaler.adapters.gpus.nvml import NvmlDevices
 from autoscaler.adapters.gpus.nvml_source import AVERAGED_S, STALE_S, NvmlSignalSource
 from autoscaler.core.signals import NoReading, Reading, ServiceId, Signal
-from tests.adapters.gpus.fake_nvml import FakeCard, FakeNvml
+from tests.adapters.gpus.fake_nvml import Error, FakeCard, FakeNvml
 from tests.adapters.kubernetes.waiting import until
 from tests.fakes import FakeClock
 
@@ -115,6 +117,18 @@ async def test_a_driver_that_goes_silent_is_no_reading_soon() -> None:
     assert "has not answered for 6 s" in seen.why
     health = machine.source.health()
     assert (health.age_s, health.why) == (6.0, "the driver has not answered for 6 s")
+
+
+async def test_without_a_driver_nothing_is_told_which_is_said_once() -> None:
+    machine = Machine([], {LLAMA: {"llama-1": [10]}})
+    machine.library.broken = Error(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    with capture_logs() as lines:
+        for _ in range(3):
+            assert "Driver Not Loaded" in await machine.why()
+    assert len(lines) == 1
+    health = machine.source.health()
+    assert (health.asked, health.failed, health.age_s) == (3, 3, None)
+    assert health.why is not None
 
 
 async def test_before_the_first_look_there_is_no_reading() -> None:
