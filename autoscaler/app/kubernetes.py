@@ -20,6 +20,8 @@ from prometheus_client import CollectorRegistry
 
 from autoscaler import cluster_settings, logs
 from autoscaler.adapters.activators import ActivatorHub
+from autoscaler.adapters.gpus.dcgm_source import DcgmSignalSource
+from autoscaler.adapters.gpus.exporters import GpuExporters
 from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
 from autoscaler.adapters.kubernetes.api import KubeApi
 from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
@@ -116,6 +118,13 @@ class KubernetesController:
             share_ratio=self._hub.share_ratio,
             ready_pods=self._cluster.metrics_places,
         )
+        self._exporters = GpuExporters(api, urls=settings.dcgm, service=settings.dcgm_service)
+        self._gpus = DcgmSignalSource(
+            self._exporters.places,
+            ready_pods=self._cluster.metrics_places,
+            clock=clock,
+            trouble=self._exporters.trouble,
+        )
         self._events = EventRecorder(api, component="tidegate-controller", instance=place.pod)
         self._annotations = AnnotationWriter(api)
         self._reports = Reports(
@@ -128,7 +137,7 @@ class KubernetesController:
         self._store = ConfigMapMemoryStore(api, namespace=place.namespace)
         self._loop = ControlLoop(
             cluster=self._cluster,
-            sources=[self._demand],
+            sources=[self._demand, *([self._gpus] if self._exporters.named else [])],
             routes=self._routes,
             store=self._store,
             clock=clock,
@@ -232,6 +241,9 @@ class KubernetesController:
                 acting.create_task(self._routes.prove(), name="proofs")
                 acting.create_task(self._demand.run(), name="scrapes")
                 acting.create_task(self._selectors.run(), name="selectors")
+                if self._exporters.named:
+                    acting.create_task(self._exporters.run(), name="exporters")
+                    acting.create_task(self._gpus.run(), name="gpus")
         finally:
             scheduler.shutdown(wait=False)
 
