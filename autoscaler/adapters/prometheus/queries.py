@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Prometheus is asked, one query a signal for all services, and what an answer says. Pure.
+
+An instant query tells when it was evaluated, never how old its samples are. So each query asks for
+the numbers and for their time, told apart by a label; a number without its time is none.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Final
+
+from autoscaler.adapters.engines.table import ENGINES, Engine, Line
+from autoscaler.adapters.prometheus.client import Sample
+from autoscaler.core.signals import Measure, NoReading, Signal
+
+MEASURED: Final[Mapping[Signal, Measure]] = {
+    Signal.CONCURRENCY: Measure.IN_FLIGHT,
+    Signal.QUEUE: Measure.WAITING,
+    Signal.RPS: Measure.REQUESTS_TOTAL,
+    Signal.TOKENS_PER_S: Measure.TOKENS_TOTAL,
+    Signal.KV: Measure.KV_USED,
+}
+
+# Where a series says whose it is; the first that is there counts. What an exporter says of others
+# comes first: `pod` may be the exporter's own.
+POD_LABELS: Final = ("exported_pod", "pod_name", "pod", "kubernetes_pod_name")
+NAMESPACE_LABELS: Final = (
+    "exported_namespace", "pod_namespace", "namespace", "kubernetes_namespace",
+)  # fmt: skip
+WHOSE: Final = ", ".join((*NAMESPACE_LABELS, *POD_LABELS))
+# A pod that is scraped twice, as behind two Services, is counted once.
+SCRAPED_BY: Final = ("endpoint", "job", "prometheus", "prometheus_replica", "service")
+PART: Final = "tidegate_part"
+TIME: Final = "@"  # after the number of a part: when it was seen
+
+GPU_OWN: Final = ("GPU_I_ID", "Hostname", "UUID", "gpu", "hostname")  # tell GPUs and slices apart
+
+Place = tuple[str, str]  # namespace, pod
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One part of a query, as a way counts it: `factor` times; without it, where it is optional."""
+
+    part: str
+    name: str
+    factor: float = 1.0
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way in which a pod may tell a signal, a sum. Above `most` a value is a mistake."""
+
+    uses: tuple[Use, ...]
+    most: float = 1e15  # beyond it are the marks that stand for "not known"
+
+    def __str__(self) -> str:
+        return " + ".join(use.name for use in self.uses)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One signal of all pods; `ways`: of those that a pod has, the first counts."""
+
+    signal: Signal
+    promql: str
+    ways: tuple[Way, ...]
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one pod's series say; `age_s`: of the oldest sample in it, by Prometheus' clock."""
+
+    value: float
+    age_s: float
+
+
+def questions(*, window_s: float) -> tuple[Question, ...]:
+    """One for each signal that anything tells; rates are means over `window_s`."""
+    asked = [_of_engines(signal, window_s=window_s) for signal in MEASURED]
+    return tuple(one for one in (*asked, _of_gpus(window_s=window_s)) if one.ways)
+
+
+def place_of(labels: Mapping[str, str]) -> Place:
+    """Whose series it is; empty where it does not say."""
+    return _first(labels, NAMESPACE_LABELS), _first(labels, POD_LABELS)
+
+
+def told_by_pods(question: Question, samples: Sequence[Sample]) -> Mapping[Place, Told | NoReading]:
+    """What the answer to a question says of each pod, as of one moment."""
+    seen: defaultdict[Place, dict[str, float]] = defaultdict(dict)
+    at_s = samples[0].at_s if samples else 0.0
+    for labels, value, _ in samples:
+        parts, part = seen[place_of(labels)], labels.get(PART, "")
+        if part in parts:  # told twice, as by an exporter that has just been replaced
+            value = (min if part.endswith(TIME) else max)(value, parts[part])
+        parts[part] = value
+    return {place: _told(question, parts, at_s=at_s) for place, parts in seen.items() if all(place)}
+
+
+def _told(question: Question, parts: Mapping[str, float], *, at_s: float) -> Told | NoReading:
+    whys = []
+    for way in question.ways:
+        if any(use.part + TIME in parts for use in way.uses):
+            told = _by_one_way(way, parts, at_s=at_s, window_s=question.window_s)
+            if isinstance(told, Told):
+                return told
+            whys.append(told)
+    return whys[0] if whys else NoReading(f"{question.signal} has no time")
+
+
+def _by_one_way(
+    way: Way, parts: Mapping[str, float], *, at_s: float, window_s: float
+) -> Told | NoReading:
+    total, oldest_s = 0.0, at_s
+    for use in way.uses:
+        value, seen_at_s = parts.get(use.part), parts.get(use.part + TIME)
+        if seen_at_s is None:
+            if use.optional:
+                continue
+            return NoReading(f"{use.name} is not exposed, or no longer scraped")
+        if value is None:
+            return NoReading(f"{use.name} has fewer than two samples in {window_s:g} s")
+        if not isfinite(value) or value < 0:
+            return NoReading(f"{use.name} is {value:g}")
+        total += value * use.factor
+        oldest_s = min(oldest_s, seen_at_s)
+    if not 0 <= total <= way.most:
+        return NoReading(f"{way} is {total:g}, which cannot be")
+    return Told(total, at_s - oldest_s)
+
+
+class _Parts:
+    """The parts of one query, each once however many ways count it."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, str] = {}
+        self._terms: list[str] = []
+
+    def number(self, value: str, *, seen: str) -> str:
+        """The number of the part with this value, whose samples are those of `seen`."""
+        if value not in self._numbers:
+            number = self._numbers[value] = str(len(self._numbers))
+            time = f"min by ({WHOSE}) (timestamp({seen}))"
+            for expression, name in ((value, number), (time, number + TIME)):
+                self._terms.append(f'label_replace({expression}, "{PART}", "{name}", "", "")')
+        return self._numbers[value]
+
+    def __str__(self) -> str:
+        return " or ".join(self._terms)
+
+
+def _of_engines(signal: Signal, *, window_s: float) -> Question:
+    measure, parts = MEASURED[signal], _Parts()
+    ways: dict[Way, None] = {}  # in order, each once: engines share names
+    for engine in ENGINES:
+        uses = tuple(
+            Use(
+                parts.number(_value(line, engine, measure, window_s=window_s), seen=_of(line)),
+                line.name,
+            )
+            for line in engine.samples.get(measure, ())
+        )
+        if uses:
+            ways[Way(uses)] = None
+    return Question(signal, str(parts), tuple(ways), window_s)
+
+
+def _value(line: Line, engine: Engine, measure: Measure, *, window_s: float) -> str:
+    """A line's number for each pod: a level's sum, the mean of parts of a whole, or a rate."""
+    level, combined = _of(line), "sum"
+    if measure.endswith("_total"):
+        level = f"rate({level}[{window_s:g}s])"
+    if measure is Measure.KV_USED:
+        combined = "avg"
+    once = ", ".join(sorted({*SCRAPED_BY, *engine.same_on}))
+    return f"{combined} by ({WHOSE}) (max without ({once}) ({level}))"
+
+
+def _of(line: Line) -> str:
+    where = ", ".join(f'{label}="{value}"' for label, value in line.where.items())
+    return f"{line.name}{{{where}}}" if where else line.name
+
+
+def _of_gpus(*, window_s: float) -> Question:
+    """The mean over a pod's GPUs: of their engines' activity, else of the time with any kernel."""
+    parts = _Parts()
+    ways = []
+    for name, factor in (("DCGM_FI_PROF_GR_ENGINE_ACTIVE", 1.0), ("DCGM_FI_DEV_GPU_UTIL", 0.01)):
+        each = f"max by ({WHOSE}, {', '.join(GPU_OWN)}) ({name})"
+        part = parts.number(f"avg by ({WHOSE}) ({each})", seen=name)
+        # Counted over an interval that is itself measured, activity may come out a bit above 1.
+        ways.append(Way((Use(part, name, factor),), most=1.05))
+    return Question(Signal.GPU_UTILIZATION, str(parts), tuple(ways), window_s)
+
+
+def _first(labels: Mapping[str, str], names: Iterable[str]) -> str:
+    return next((labels[name] for name in names if labels.get(name)), "")
