@@ -72,7 +72,7 @@ class PrometheusClient:
 
     async def query(self, promql: str) -> list[Sample]:
         """The value of an expression now. Raises `RetryLater`, `GiveUp`."""
-        return await self._ask(lambda: _samples(self._connect.custom_query(promql, WHOLE_ONLY)))
+        return await self._ask(lambda: _now(self._connect.custom_query(promql, WHOLE_ONLY)))
 
     async def query_range(
         self, promql: str, *, from_s: float, to_s: float, step_s: float
@@ -80,7 +80,7 @@ class PrometheusClient:
         """The values at every step between two Unix times. Raises `RetryLater`, `GiveUp`."""
         from_at, to_at = (datetime.fromtimestamp(at_s, UTC) for at_s in (from_s, to_s))
         return await self._ask(
-            lambda: _samples(
+            lambda: _then(
                 self._connect.custom_query_range(promql, from_at, to_at, f"{step_s:g}", WHOLE_ONLY)
             )
         )
@@ -174,18 +174,31 @@ def _document(status: int, body: bytes) -> Mapping[str, Any]:
     return said
 
 
-def _samples(result: Any) -> list[Sample]:
-    """A scalar, a vector or a matrix as samples. Raises `GiveUp` for what has no numbers."""
+def _now(result: Any) -> list[Sample]:
+    """A scalar or a vector as samples. Raises `GiveUp` for what is neither."""
     try:
         if result and not isinstance(result[0], dict):  # a scalar: its time and value
             return [Sample({}, float(result[1]), float(result[0]))]
         return [
-            Sample(row["metric"], float(value), float(at_s))
-            for row in result
-            for at_s, value in (row["values"] if "values" in row else (row["value"],))
+            Sample(row["metric"], float(row["value"][1]), float(row["value"][0])) for row in result
         ]
     except (KeyError, IndexError, TypeError, ValueError):
-        raise GiveUp("the query gives no numbers: a text, or native histograms") from None
+        raise GiveUp(
+            "the query gives neither a number nor a vector of numbers: a text, a range such as "
+            "x[1m], or native histograms"
+        ) from None
+
+
+def _then(result: Any) -> list[Sample]:
+    """A matrix as samples. Raises `GiveUp`."""
+    try:
+        return [
+            Sample(row["metric"], float(value), float(at_s))
+            for row in result
+            for at_s, value in row["values"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise GiveUp("the query gives no numbers over time") from None
 
 
 def _in_words(ask: Callable[[], list[Sample]]) -> list[Sample]:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Final
 
-from autoscaler.adapters.engines.table import ENGINES, Engine, Line
+from autoscaler.adapters.engines.notation import Line
+from autoscaler.adapters.engines.page import LEVELS, PARTS
+from autoscaler.adapters.engines.table import ENGINES, Engine
+from autoscaler.adapters.gpus.dcgm import ENGINE_ACTIVE, UTILIZATION
 from autoscaler.adapters.prometheus.client import Sample
 from autoscaler.core.signals import Measure, NoReading, Signal
 
@@ -36,6 +39,7 @@ PART: Final = "tidegate_part"
 TIME: Final = "@"  # after the number of a part: when it was seen
 
 GPU_OWN: Final = ("GPU_I_ID", "Hostname", "UUID", "gpu", "hostname")  # tell GPUs and slices apart
+BELIEVED_MOST: Final = 1e15  # beyond it are the marks that stand for "not known"
 
 Place = tuple[str, str]  # namespace, pod
 
@@ -55,7 +59,7 @@ class Way:
     """One way in which a pod may tell a signal, a sum. Above `most` a value is a mistake."""
 
     uses: tuple[Use, ...]
-    most: float = 1e15  # beyond it are the marks that stand for "not known"
+    most: float
 
     def __str__(self) -> str:
         return " + ".join(use.name for use in self.uses)
@@ -156,45 +160,35 @@ class _Parts:
 
 def _of_engines(signal: Signal, *, window_s: float) -> Question:
     measure, parts = MEASURED[signal], _Parts()
-    ways: dict[Way, None] = {}  # in order, each once: engines share names
-    for engine in ENGINES:
-        uses = tuple(
-            Use(
-                parts.number(_value(line, engine, measure, window_s=window_s), seen=_of(line)),
-                line.name,
-            )
-            for line in engine.samples.get(measure, ())
-        )
-        if uses:
-            ways[Way(uses)] = None
+    most = 1.0 if measure in PARTS else BELIEVED_MOST
+    ways = dict.fromkeys(  # each once: engines share names
+        Way(tuple(_use(line, engine, measure, parts, window_s=window_s) for line in way), most)
+        for engine in ENGINES
+        for way in engine.samples.get(measure, ())
+    )
     return Question(signal, str(parts), tuple(ways), window_s)
 
 
-def _value(line: Line, engine: Engine, measure: Measure, *, window_s: float) -> str:
+def _use(line: Line, engine: Engine, measure: Measure, parts: _Parts, *, window_s: float) -> Use:
     """A line's number for each pod: a level's sum, the mean of parts of a whole, or a rate."""
-    level, combined = _of(line), "sum"
-    if measure.endswith("_total"):
-        level = f"rate({level}[{window_s:g}s])"
-    if measure is Measure.KV_USED:
-        combined = "avg"
+    wholes = (f'{label}=""' for label in sorted(engine.whole_on))
+    where = (f'{label}="{value}"' for label, value in line.where.items())
+    matchers = ", ".join((*where, *wholes))
+    seen = f"{line.name}{{{matchers}}}" if matchers else line.name
+    level = seen if measure in LEVELS else f"rate({seen}[{window_s * 1000:.0f}ms])"
     once = ", ".join(sorted({*SCRAPED_BY, *engine.same_on}))
-    return f"{combined} by ({WHOSE}) (max without ({once}) ({level}))"
-
-
-def _of(line: Line) -> str:
-    where = ", ".join(f'{label}="{value}"' for label, value in line.where.items())
-    return f"{line.name}{{{where}}}" if where else line.name
+    combined = "avg" if measure in PARTS else "sum"
+    value = f"{combined} by ({WHOSE}) (max without ({once}) ({level}))"
+    return Use(parts.number(value, seen=seen), str(line), line.factor, line.optional)
 
 
 def _of_gpus(*, window_s: float) -> Question:
     """The mean over a pod's GPUs: of their engines' activity, else of the time with any kernel."""
-    parts = _Parts()
-    ways = []
-    for name, factor in (("DCGM_FI_PROF_GR_ENGINE_ACTIVE", 1.0), ("DCGM_FI_DEV_GPU_UTIL", 0.01)):
-        each = f"max by ({WHOSE}, {', '.join(GPU_OWN)}) ({name})"
-        part = parts.number(f"avg by ({WHOSE}) ({each})", seen=name)
-        # Counted over an interval that is itself measured, activity may come out a bit above 1.
-        ways.append(Way((Use(part, name, factor),), most=1.05))
+    parts, ways = _Parts(), []
+    for field in (ENGINE_ACTIVE, UTILIZATION):
+        each = f"max by ({WHOSE}, {', '.join(GPU_OWN)}) ({field.name})"
+        part = parts.number(f"avg by ({WHOSE}) ({each})", seen=field.name)
+        ways.append(Way((Use(part, field.name, 1 / field.per),), field.most / field.per))
     return Question(Signal.GPU_UTILIZATION, str(parts), tuple(ways), window_s)
 
 

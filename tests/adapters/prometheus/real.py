@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Prometheus on this machine, and the pages that it scrapes; only this file starts one."""
 
-import asyncio
+import http.client
 import os
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import time
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
 
 WITHIN_S = 30.0
 SCRAPED_EVERY = "1s"
@@ -35,42 +36,40 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-async def until(holds: Callable[[], Any], what: str) -> None:
-    """Wait for a condition; fail with what was waited for."""
-    ends_s = asyncio.get_running_loop().time() + WITHIN_S
-    while not holds():
-        assert asyncio.get_running_loop().time() < ends_s, f"not within {WITHIN_S:g} s: {what}"
-        await asyncio.sleep(0.05)
-
-
 class Pages:
     """One target that has the series of all pods, as a federation or a push gateway has."""
 
     def __init__(self) -> None:
         self.text = ""
         self.scrapes = 0
-        self.port = 0
-        self._runner: web.AppRunner | None = None
+        pages = self
 
-    async def start(self) -> None:
-        app = web.Application()
-        app.router.add_get("/metrics", self._answer)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        class Answers(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                pages.scrapes += 1
+                body = pages.text.encode()
+                self.send_response(HTTPStatus.OK)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+                """Nothing: a scrape a second is no news."""
 
-    async def _answer(self, _: web.Request) -> web.Response:
-        self.scrapes += 1
-        return web.Response(text=self.text)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="pages")
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
-def page(lines: Iterable[tuple[str, Mapping[str, str], float]], *, at_s: float | None = None) -> str:
+def page(
+    lines: Iterable[tuple[str, Mapping[str, str], float]], *, at_s: float | None = None
+) -> str:
     """Samples in Prometheus' text format; `at_s`: the Unix time that they say they are from."""
     when = "" if at_s is None else f" {at_s * 1000:.0f}"
 
@@ -98,7 +97,7 @@ class RealPrometheus:
             f"  static_configs: [{{targets: ['127.0.0.1:{pages.port}']}}]\n"
         )
 
-    async def start(self) -> None:
+    def start(self) -> None:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own words
                 [
@@ -111,26 +110,34 @@ class RealPrometheus:
                 stdout=log,
                 stderr=log,
             )
-        ends_s = asyncio.get_running_loop().time() + WITHIN_S
-        while not await self._ready():
+        ends_s = time.monotonic() + WITHIN_S
+        while self._get("/-/ready") is None:
             assert self._process.poll() is None, (self._folder / "log").read_text()
-            assert asyncio.get_running_loop().time() < ends_s, "Prometheus does not become ready"
-            await asyncio.sleep(0.05)
+            assert time.monotonic() < ends_s, "Prometheus does not become ready"
+            time.sleep(0.05)
 
-    async def _ready(self) -> bool:
+    def _get(self, path: str) -> str | None:
+        """What it answers; None: nothing good."""
+        there = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WITHIN_S)
         try:
-            async with ClientSession() as http, http.get(f"{self.url}/-/ready") as answer:
-                return answer.status == HTTPStatus.OK
+            there.request("GET", path)
+            answer = there.getresponse()
+            text = answer.read().decode()
         except OSError:
-            return False
+            return None
+        finally:
+            there.close()
+        return text if answer.status == HTTPStatus.OK else None
 
-    async def queries_answered(self) -> float:
+    def queries_answered(self) -> float:
         """How many queries it has answered so far, by its own count."""
-        async with ClientSession() as http, http.get(f"{self.url}/metrics") as answer:
-            lines = (await answer.text()).splitlines()
-        mine = 'handler="/api/v1/query"'
-        counts = (one for one in lines if one.startswith("prometheus_http_requests_total{"))
-        return sum(float(one.rsplit(" ", 1)[1]) for one in counts if mine in one)
+        counts = (
+            line
+            for line in (self._get("/metrics") or "").splitlines()
+            if line.startswith("prometheus_http_requests_total{")
+            and 'handler="/api/v1/query"' in line
+        )
+        return sum(float(line.rsplit(" ", 1)[1]) for line in counts)
 
     def freeze(self) -> None:
         """It accepts connections and says nothing."""
@@ -138,6 +145,12 @@ class RealPrometheus:
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def up(self) -> None:
+        """Running again, whatever a test did to it."""
+        if self._process is None:
+            self.start()
+        self.thaw()
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -10,7 +10,7 @@ import pytest
 
 from autoscaler.core.signals import NoReading, Query, Reading, ServiceId, Signal
 from tests.adapters.prometheus.real import WITHIN_S, Pages, RealPrometheus, page
-from tests.adapters.prometheus.world import A_SERVICE, World, vllm
+from tests.adapters.prometheus.world import World, vllm
 
 ASKED = (Signal.CONCURRENCY, Signal.QUEUE, Signal.RPS, Signal.TOKENS_PER_S)
 
@@ -39,7 +39,7 @@ async def test_a_thousand_services_cost_one_query_a_signal(
     prometheus: RealPrometheus, pages: Pages
 ) -> None:
     """Every service gets its own numbers, and Prometheus has counted no more queries than that."""
-    services = [ServiceId(f"team-{n % 7}", f"chat-{n}") for n in range(1000)]
+    services = [ServiceId(f"many-{n % 7}", f"chat-{n}") for n in range(1000)]
     pods = {service: [f"{service.name}-{x}" for x in "ab"] for service in services}
     pages.text = page(
         line
@@ -57,10 +57,10 @@ async def test_a_thousand_services_cost_one_query_a_signal(
         )
 
     await until(told, world)
-    before = await prometheus.queries_answered()
+    before = prometheus.queries_answered()
     await world.source.refresh()
     measures = await world.source.measure(services)
-    answered = await prometheus.queries_answered() - before
+    answered = prometheus.queries_answered() - before
     world.client.close()
     assert answered <= len(Signal)
     for n, service in enumerate(services):
@@ -72,10 +72,10 @@ async def test_a_thousand_services_cost_one_query_a_signal(
 
 
 async def test_levels_are_the_newest_and_rates_are_prometheus_own(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """Ten requests and a hundred tokens a second, three running and two waiting on each pod."""
-    world = World(prometheus.url, {A_SERVICE: ["chat-a", "chat-b"]})
+    world = World(prometheus.url, {chat: ["chat-a", "chat-b"]})
     began_s = time.time()
 
     async def told() -> bool:
@@ -83,9 +83,7 @@ async def test_levels_are_the_newest_and_rates_are_prometheus_own(
         pages.text = page(
             line
             for pod in ("chat-a", "chat-b")
-            for line in vllm(
-                A_SERVICE, pod, running=3, waiting=2, served=served, tokens=served * 10
-            )
+            for line in vllm(chat, pod, running=3, waiting=2, served=served, tokens=served * 10)
         )
         rate = await world.value(Signal.RPS)
         return rate is not None and rate == pytest.approx(10, rel=0.25)
@@ -98,13 +96,13 @@ async def test_levels_are_the_newest_and_rates_are_prometheus_own(
 
 
 async def test_what_the_exporter_of_gpus_says_of_a_pod_is_the_pods(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """Under its renamed labels; two GPUs are averaged, a slice of one counts, a mark is nothing."""
     active, busy = "DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_GPU_UTIL"
 
     def of(pod: str, uuid: str, **more: str) -> dict[str, str]:
-        whose = {"exported_namespace": "team", "exported_pod": pod}
+        whose = {"exported_namespace": chat.namespace, "exported_pod": pod}
         return {**whose, "namespace": "gpu", "pod": "dcgm-7", "UUID": uuid, **more}
 
     pages.text = page(
@@ -117,36 +115,37 @@ async def test_what_the_exporter_of_gpus_says_of_a_pod_is_the_pods(
             (active, of("chat-d", "GPU-5"), 2.0**64 - 1),
         ]
     )
-    world = World(prometheus.url, {A_SERVICE: ["chat-a", "chat-b", "chat-c", "chat-d"]})
+    world = World(prometheus.url, {chat: ["chat-a", "chat-b", "chat-c", "chat-d"]})
     async with running(world):
         await until(lambda: world.value(Signal.GPU_UTILIZATION), world)
         seen = await world.seen(Signal.GPU_UTILIZATION)
     assert isinstance(seen, Reading)
-    assert (seen.value, seen.share_ratio) == (pytest.approx(0.4 + 0.5 + 0.3), 0.75)
+    assert seen.value == pytest.approx(0.4 + 0.5 + 0.3)
+    assert seen.share_ratio == 0.75
 
 
 async def test_a_pod_that_is_scraped_twice_counts_once(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """As behind two Services: only what the scraping added to its labels differs."""
-    labels = {"namespace": "team", "pod": "chat-a"}
+    labels = {"namespace": chat.namespace, "pod": "chat-a"}
     pages.text = page(
         (f"vllm:num_requests_{what}", {**labels, "service": by, "job": by}, 4)
         for by in ("one", "two")
         for what in ("running", "waiting")
     )
-    world = World(prometheus.url, {A_SERVICE: ["chat-a"]})
+    world = World(prometheus.url, {chat: ["chat-a"]})
     async with running(world):
         await until(lambda: world.value(Signal.CONCURRENCY), world)
         assert await world.value(Signal.CONCURRENCY) == 8
 
 
 async def test_a_pod_that_is_not_there_lowers_the_share(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """One of two is known: enough to rise on, never to fall on."""
-    pages.text = page(vllm(A_SERVICE, "chat-a", running=3))
-    world = World(prometheus.url, {A_SERVICE: ["chat-a", "chat-b"]})
+    pages.text = page(vllm(chat, "chat-a", running=3))
+    world = World(prometheus.url, {chat: ["chat-a", "chat-b"]})
     async with running(world):
         await until(lambda: world.value(Signal.CONCURRENCY), world)
         seen = await world.seen(Signal.CONCURRENCY)
@@ -155,28 +154,28 @@ async def test_a_pod_that_is_not_there_lowers_the_share(
 
 
 async def test_a_prometheus_that_is_stopped_is_no_reading_until_it_is_back(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """The state says that nobody listens there; the next round after its return reads again."""
-    pages.text = page(vllm(A_SERVICE, "chat-a", running=3))
-    world = World(prometheus.url, {A_SERVICE: ["chat-a"]})
+    pages.text = page(vllm(chat, "chat-a", running=3))
+    world = World(prometheus.url, {chat: ["chat-a"]})
     async with running(world):
         await until(lambda: world.value(Signal.CONCURRENCY), world)
         prometheus.stop()
         await until(lambda: world.why(Signal.CONCURRENCY), world)
         assert "Connection refused" in await world.why(Signal.CONCURRENCY)
         assert "Connection refused" in str(world.source.health().why)
-        await prometheus.start()
+        prometheus.start()
         await until(lambda: world.value(Signal.CONCURRENCY), world)
         assert world.source.health().why is None
 
 
 async def test_a_prometheus_that_hangs_is_no_reading_until_it_goes_on(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """It accepts connections and answers nobody: a query ends by its time limit, a tick at once."""
-    pages.text = page(vllm(A_SERVICE, "chat-a", running=3))
-    world = World(prometheus.url, {A_SERVICE: ["chat-a"]}, timeout_s=0.5)
+    pages.text = page(vllm(chat, "chat-a", running=3))
+    world = World(prometheus.url, {chat: ["chat-a"]}, timeout_s=0.5)
     async with running(world):
         await until(lambda: world.value(Signal.CONCURRENCY), world)
         prometheus.freeze()
@@ -187,14 +186,14 @@ async def test_a_prometheus_that_hangs_is_no_reading_until_it_goes_on(
 
 
 async def test_a_series_that_ends_is_no_reading_though_its_rate_goes_on(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """A rate looks back over its window; the time of its newest sample tells that it has ended."""
-    world = World(prometheus.url, {A_SERVICE: ["chat-a"]}, window_s=60.0)
+    world = World(prometheus.url, {chat: ["chat-a"]}, window_s=60.0)
     began_s = time.time()
 
     async def told() -> bool:
-        pages.text = page(vllm(A_SERVICE, "chat-a", tokens=(time.time() - began_s) * 50))
+        pages.text = page(vllm(chat, "chat-a", tokens=(time.time() - began_s) * 50))
         return bool(await world.value(Signal.TOKENS_PER_S))
 
     async with running(world):
@@ -209,11 +208,11 @@ async def test_a_series_that_ends_is_no_reading_though_its_rate_goes_on(
     ("off_s", "words"), [(-200.0, "200 s old"), (60.0, "no series carries its name")]
 )
 async def test_samples_of_another_time_are_no_reading(
-    prometheus: RealPrometheus, pages: Pages, off_s: float, words: str
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId, off_s: float, words: str
 ) -> None:
     """A target that stamps its samples by a clock that is minutes off, either way."""
-    lines = list(vllm(A_SERVICE, "chat-a", running=3))
-    world = World(prometheus.url, {A_SERVICE: ["chat-a"]}, stale_after_s=90.0)
+    lines = list(vllm(chat, "chat-a", running=3))
+    world = World(prometheus.url, {chat: ["chat-a"]}, stale_after_s=90.0)
 
     async def told() -> bool:
         pages.text = page(lines, at_s=time.time() + off_s)
@@ -231,18 +230,18 @@ async def _after(pages: Pages, scrapes: int) -> bool:
 
 
 async def test_users_own_queries_are_asked_once_and_read_as_they_mean_it(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """A scalar or a sum is the service's; a series of each pod speaks for that pod."""
     pages.text = page(
         [
-            ("depth", {"namespace": "team", "pod": "chat-a"}, 3),
-            ("depth", {"namespace": "team", "pod": "chat-b"}, 4),
-            ("depth", {"namespace": "team", "pod": "other-x"}, 50),
+            ("depth", {"namespace": chat.namespace, "pod": "chat-a"}, 3),
+            ("depth", {"namespace": chat.namespace, "pod": "chat-b"}, 4),
+            ("depth", {"namespace": chat.namespace, "pod": "other-x"}, 50),
             ("depth", {"namespace": "else", "pod": "chat-a"}, 500),
             ("topic", {"queue": "a"}, 6),
             ("topic", {"queue": "b"}, 7),
-            ("lonely", {"namespace": "team", "pod": "broker-0"}, 8),
+            ("lonely", {"namespace": chat.namespace, "pod": "broker-0"}, 8),
             ("ingress", {"namespace": "edge", "pod": "nginx-0"}, 9),
         ]
     )
@@ -250,7 +249,7 @@ async def test_users_own_queries_are_asked_once_and_read_as_they_mean_it(
         "scalar(sum(depth))": 557,
         'sum(depth{namespace="$NAMESPACE", pod=~"$NAME-.+"})': 7,
         "depth": 7,
-        'sum by (pod) (depth{namespace="team"})': 7,
+        'sum by (pod) (depth{namespace="$NAMESPACE"})': 7,
         "ingress": 9,
         "sum(lonely)": 8,
         "sum(absent)": "gives no series",
@@ -259,12 +258,12 @@ async def test_users_own_queries_are_asked_once_and_read_as_they_mean_it(
         "sum(depth": "Prometheus refuses the query: ",
         "-sum(topic)": "negative",
         "sum(topic) / 0": "inf",
-        "topic[1m]": "aggregate it with sum()",
+        "topic[1m]": "a range such as x[1m]",
         'label_replace(vector(0), "a", "b", "", "") * NaN': "nan",
-        '"words"': "no numbers",
+        '"words"': "a text",
     }
     queries = [Query(promql) for promql in expected]
-    world = World(prometheus.url, {A_SERVICE: ["chat-a", "chat-b"]}, *queries)
+    world = World(prometheus.url, {chat: ["chat-a", "chat-b"]}, *queries)
     async with running(world):
         await until(lambda: world.value(queries[0]), world)
         await until(lambda: world.value(queries[3]), world)
@@ -280,18 +279,18 @@ async def test_users_own_queries_are_asked_once_and_read_as_they_mean_it(
 
 
 async def test_the_last_minutes_can_be_had_after_a_restart(
-    prometheus: RealPrometheus, pages: Pages
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """Each with its age, and only where every pod told it."""
-    pages.text = page(vllm(A_SERVICE, "chat-a", running=3))
-    world = World(prometheus.url, {A_SERVICE: ["chat-a"]})
+    pages.text = page(vllm(chat, "chat-a", running=3))
+    world = World(prometheus.url, {chat: ["chat-a"]})
     async with running(world):
         await until(lambda: world.value(Signal.CONCURRENCY), world)
         scraped = pages.scrapes
         await until(lambda: _after(pages, scraped + 3), world)
-        past = await world.source.history(A_SERVICE, Signal.CONCURRENCY, window_s=60.0, step_s=1.0)
-        world.pods[A_SERVICE] = ["chat-a", "chat-b"]
-        half = await world.source.history(A_SERVICE, Signal.CONCURRENCY, window_s=60.0, step_s=1.0)
+        past = await world.source.history(chat, Signal.CONCURRENCY, window_s=60.0, step_s=1.0)
+        world.pods[chat] = ["chat-a", "chat-b"]
+        half = await world.source.history(chat, Signal.CONCURRENCY, window_s=60.0, step_s=1.0)
     assert {value for _, value in past} == {3}
     ages = [age_s for age_s, _ in past]
     assert ages == sorted(ages, reverse=True)

@@ -10,7 +10,6 @@ from autoscaler.prometheus_settings import PrometheusSettings
 from tests.fakes import FakeClock, WallClock
 
 Line = tuple[str, Mapping[str, str], float]
-A_SERVICE = ServiceId("team", "chat")
 
 
 def vllm(
@@ -43,6 +42,7 @@ class World:
         **settings: float,
     ) -> None:
         self.pods = dict(pods)
+        self.first = next(iter(self.pods))
         self.queries = queries
         self.settings = PrometheusSettings(
             url,
@@ -57,20 +57,19 @@ class World:
             client=self.client,
         )
 
-    async def measures(
-        self, service: ServiceId = A_SERVICE
-    ) -> Mapping[Quantity, Reading | NoReading]:
-        return (await self.source.measure([service]))[service]
+    async def measures(self) -> Mapping[Quantity, Reading | NoReading]:
+        """What is known of the first service."""
+        return (await self.source.measure([self.first]))[self.first]
 
-    async def seen(self, quantity: Quantity, service: ServiceId = A_SERVICE) -> Reading | NoReading:
-        return (await self.measures(service))[quantity]
+    async def seen(self, quantity: Quantity) -> Reading | NoReading:
+        return (await self.measures())[quantity]
 
-    async def value(self, quantity: Quantity, service: ServiceId = A_SERVICE) -> float | None:
+    async def value(self, quantity: Quantity) -> float | None:
         """None: no reading."""
-        seen = await self.seen(quantity, service)
+        seen = await self.seen(quantity)
         return seen.value if isinstance(seen, Reading) else None
 
-    async def why(self, quantity: Quantity, service: ServiceId = A_SERVICE) -> str:
+    async def why(self, quantity: Quantity) -> str:
         """Why there is no reading; empty: there is one."""
-        seen = await self.seen(quantity, service)
+        seen = await self.seen(quantity)
         return seen.why if isinstance(seen, NoReading) else ""
