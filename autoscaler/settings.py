@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from autoscaler import contract
+from autoscaler.config_table import FileKey, Table, between_s, seconds
 from autoscaler.core.policy import InPath, ServicePolicy
 from autoscaler.errors import BadInput
-from autoscaler.text import DURATION, Unreadable, bad_value, duration_s, unknown_key
+from autoscaler.prometheus_settings import (
+    PROMETHEUS_KEYS,
+    SECTION,
+    PrometheusSettings,
+    take_prometheus,
+)
+from autoscaler.text import DURATION, Unreadable, bad_value, unknown_key
 
 NAME = "letters, digits and dashes, beginning with a letter, at most 63"
 LISTEN = "HOST:PORT such as 127.0.0.1:8081"
@@ -72,18 +79,8 @@ class Settings:
     controller: ControllerSettings
     activator: ActivatorSettings
     services: tuple[ServiceSettings, ...]
+    prometheus: PrometheusSettings | None = None
     keda: Address | None = None  # where the external scaler is served
-
-
-@dataclass(frozen=True, slots=True)
-class FileKey:
-    """One key of the file outside the contract, as the documentation shows it."""
-
-    section: str
-    name: str
-    permitted: str
-    meaning: str
-    default: str
 
 
 FILE_KEYS: tuple[FileKey, ...] = (
@@ -97,6 +94,7 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "processes that share the services' ports", "1"),
     FileKey("activator", "drain", DURATION, "how long requests may finish on stop", "30s"),
     FileKey("keda", "listen", LISTEN, "where KEDA's external scaler is served, by gRPC", "off"),
+    *PROMETHEUS_KEYS,
     FileKey("services.NAME", "listen", LISTEN, "where clients of the service connect", "required"),
     FileKey("services.NAME", "models", "a table NAME = PATH",
             "serve these models with the bundled worker", "this or command"),
@@ -114,7 +112,7 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "30s"),
 )  # fmt: skip
 
-_SECTIONS = ("controller", "activator", "keda", "services")
+_SECTIONS = ("controller", "activator", SECTION, "keda", "services")
 
 
 def load(path: Path) -> Settings:
@@ -144,6 +142,7 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     controller = _controller(Table(document, "controller", where, problems), base)
     activator = _activator(Table(document, "activator", where, problems))
     keda = _keda(Table(document, "keda", where, problems))
+    prometheus = take_prometheus(Table(document, SECTION, where, problems), base)
     tables = document.get("services", {})
     if not isinstance(tables, dict) or not tables:
         problems.append(f"{where}[services.NAME]: there is none; add one table for each service")
@@ -156,38 +155,7 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     _check_windows(controller, complete, where, problems)
     if problems:
         raise BadInput(*problems)
-    return Settings(controller, activator, complete, keda)
-
-
-class Table:
-    """One table of the file; takes values out by name and notes what is wrong with them."""
-
-    def __init__(
-        self, parent: Mapping[str, Any], name: str, where: str, problems: list[str]
-    ) -> None:
-        self.where = f"{where}{name}."
-        self.problems = problems
-        table = parent.get(name, {})
-        if not isinstance(table, dict):
-            problems.append(bad_value(f"{where}{name}", table, f"a table [{name}]"))
-            table = {}
-        self.values: dict[str, Any] = dict(table)
-
-    def take(self, name: str, default: Any, read: Any, permitted: str) -> Any:
-        """The value of a key, read and checked; the default where it is absent or wrong."""
-        if name not in self.values:
-            return default
-        value = self.values.pop(name)
-        try:
-            return read(value)
-        except (Unreadable, TypeError, ValueError, OSError) as why:  # OSError: no such path can be
-            detail = str(why) if isinstance(why, Unreadable) else ""
-            self.problems.append(bad_value(self.where + name, value, permitted, detail))
-            return default
-
-    def refuse_rest(self, permitted: list[str]) -> None:
-        for name in self.values:
-            self.problems.append(unknown_key(self.where + name, name, permitted))
+    return Settings(controller, activator, complete, prometheus, keda)
 
 
 def _permitted(section: str, name: str) -> str:
@@ -221,7 +189,7 @@ def _activator(table: Table) -> ActivatorSettings:
 
     settings = ActivatorSettings(
         processes=take("processes", default.processes, _whole(1, 64)),
-        drain_s=take("drain", default.drain_s, _seconds),
+        drain_s=take("drain", default.drain_s, seconds),
     )
     table.refuse_rest(_names("activator"))
     return settings
@@ -250,7 +218,7 @@ def _service(table: Table, name: str, base: Path) -> ServiceSettings | None:
         "cwd": take("cwd", None, _folder(base)),
         "ready_path": take("ready-path", "/v2/health/ready", _url_path),
         "metrics_path": take("metrics-path", "/metrics" if ours else "", _url_path_or_none) or None,
-        "drain_grace_s": take("drain-grace", 30.0, _seconds),
+        "drain_grace_s": take("drain-grace", 30.0, seconds),
     }
     policy = _policy(table, slots=WORKER_SLOTS if ours else None)
     if listen is None and len(table.problems) == before:
@@ -405,19 +373,5 @@ def _whole(least: int, most: int) -> Any:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise Unreadable
         return value
-
-    return read
-
-
-def _seconds(value: object) -> float:
-    return duration_s(str(value))
-
-
-def between_s(least: float, most: float) -> Any:
-    def read(value: object) -> float:
-        seconds = _seconds(value)
-        if not least <= seconds <= most:
-            raise Unreadable
-        return seconds
 
     return read

@@ -19,6 +19,8 @@ from autoscaler import logs
 from autoscaler import settings as config
 from autoscaler.adapters.activators import ActivatorHub, ActivatorSignalSource
 from autoscaler.adapters.engines import EngineMetrics
+from autoscaler.adapters.gpus.nvml import NvmlDevices
+from autoscaler.adapters.gpus.nvml_source import NvmlSignalSource
 from autoscaler.adapters.local.cluster import LocalCluster
 from autoscaler.adapters.local.kept import KeptProcess
 from autoscaler.adapters.local.replicas import LocalService, Site
@@ -28,7 +30,7 @@ from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
 from autoscaler.app.serving import KEDA_LISTEN, ApiServer, KedaServer, bound
 from autoscaler.app.ticking import MonotonicClock, Ticker
-from autoscaler.core.signals import ServiceId
+from autoscaler.core.signals import NoReading, ServiceId
 from autoscaler.errors import BadInput
 from autoscaler.loop import ControlLoop
 from autoscaler.settings import ServiceSettings, Settings
@@ -64,11 +66,13 @@ class _LocalController:
             activators=self._hub,
             on_change=lambda service: self._ticker.tick_soon(service),
         )
+        self._gpus = _gpus(self._cluster, clock)
         self._loop = ControlLoop(
             cluster=self._cluster,
             sources=[
                 ActivatorSignalSource(self._hub, now_s=clock.now_s),
                 EngineMetrics(self._cluster.metrics_places, clock=clock),
+                *([self._gpus] if self._gpus is not None else []),
             ],
             routes=self._cluster,
             store=FileMemoryStore(state_dir / "learned.json"),
@@ -91,7 +95,9 @@ class _LocalController:
         await self._hub.start(self._socket_path)
         await self._cluster.start()
         activators = self._start_activators()
-        ticking = asyncio.create_task(self._ticker.run(), name="ticks")
+        background = [asyncio.create_task(self._ticker.run(), name="ticks")]
+        if self._gpus is not None:
+            background.append(asyncio.create_task(self._gpus.run(), name="gpus"))
         scheduler = AsyncIOScheduler()
         scheduler.add_job(
             self._ticker.tick_due,
@@ -112,8 +118,9 @@ class _LocalController:
         log.info("stopping: requests may finish", within_s=self._settings.activator.drain_s)
         await asyncio.gather(*(kept.stop() for kept in activators))
         scheduler.shutdown(wait=False)
-        ticking.cancel()
-        await asyncio.gather(ticking, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         longest_s = max(service.drain_grace_s for service in self._settings.services)
         await self._cluster.close(grace_s=longest_s)
         if keda is not None:
@@ -173,6 +180,16 @@ class _LocalController:
     def _wake(self, key: str) -> None:
         namespace, _, name = key.partition("/")
         self._ticker.tick_soon(ServiceId(namespace, name))
+
+
+def _gpus(cluster: LocalCluster, clock: MonotonicClock) -> NvmlSignalSource | None:
+    """None: this machine's GPUs cannot be read, which the log says once."""
+    devices = NvmlDevices()
+    first = devices.read()
+    if isinstance(first, NoReading):
+        log.info("no service is told how busy GPUs are", why=first.why)
+        return None
+    return NvmlSignalSource(devices, pids=cluster.ready_pids, clock=clock)
 
 
 def _local_service(service: ServiceSettings) -> LocalService:

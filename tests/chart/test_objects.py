@@ -28,6 +28,10 @@ EVERYTHING: dict[str, Any] = {
     "affinity": {"nodeAffinity": {}},
     "priorityClassName": "high",
     "podAnnotations": {"team": "serving"},
+    "gpus": {
+        "dcgmService": "gpu-operator/nvidia-dcgm-exporter",
+        "dcgm": ["http://10.0.0.7:9400/metrics"],
+    },
     "extraEnv": {"HTTPS_PROXY": "http://proxy:3128", "DEBUG": 1},
     "networkPolicy": {"apiFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "keda": {
@@ -251,7 +255,26 @@ def test_the_config_file_says_what_the_values_say(helm: Helm) -> None:
         namespaces=("team-a", "team-b"),
         scale_kinds=(ScaleKind("rollouts", "v1alpha1", "argoproj.io"),),
         keda=Address("0.0.0.0", 8073),  # noqa: S104
+        dcgm=("http://10.0.0.7:9400/metrics",),
+        dcgm_service=("gpu-operator", "nvidia-dcgm-exporter"),
     )
+
+
+def test_gpu_exporters_elsewhere_are_found_and_nothing_else_there(helm: Helm) -> None:
+    """In a namespace whose services are not scaled, for a controller that may not look around."""
+    rendered = helm.render(EVERYTHING)
+    (role,) = [r for r in rendered.of("Role") if r["metadata"]["namespace"] == "gpu-operator"]
+    assert role["rules"] == [
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["list", "watch"],
+        }
+    ]
+    elsewhere = {"gpus": {"dcgmService": "team-a/exporters"}}
+    for values in (elsewhere, {**elsewhere, "namespaces": ["team-a"]}):
+        names = {r["metadata"]["name"] for r in helm.render(values).of("Role")}
+        assert not any("gpus" in name for name in names)
 
 
 def test_ports_are_where_the_code_listens(helm: Helm) -> None:
