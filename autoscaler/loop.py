@@ -11,17 +11,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory, signals_at
+from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
 from autoscaler.core.lead_time import LeadTimes, StartsSeen
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.proposal import Bound
-from autoscaler.core.signals import (
-    Measures,
-    ServiceId,
-    ServiceSnapshot,
-    Signals,
-    first_told,
-)
+from autoscaler.core.signals import Measures, ServiceId, ServiceSnapshot, first_told
 from autoscaler.core.zero import ZeroState
 from autoscaler.errors import RetryLater
 from autoscaler.ports import (
@@ -121,14 +115,6 @@ class ControlLoop:
         """The starts of a service's replicas that ended since this loop began."""
         memory = self._memories.get(service)
         return memory.starts_seen if memory else StartsSeen()
-
-    def signals(self, service: ServiceId) -> Signals:
-        """What the last decision on a service looked at; empty where there was none."""
-        memory, records = self._memories.get(service), self.records.get(service)
-        if memory is None or not records:
-            return {}
-        last = records[-1]
-        return signals_at(last.snapshot, last.policy.queries, memory, last.snapshot.at_s)
 
     async def _measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         told = [await source.measure(services) for source in self.sources]

@@ -51,7 +51,7 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 class Decision:
     """How many replicas one service should have now, the state it is in, and the trail to it.
 
-    `replicas` is what will be asked for, `wish` what would be if nothing held us back from acting.
+    `replicas` is what is asked for, `intended` what would be if it were not a dry run, or paused.
     """
 
     service: ServiceId
@@ -59,7 +59,7 @@ class Decision:
     generation: int
     current: int
     replicas: int
-    wish: int
+    intended: int
     state: ZeroState
     why: str
     because: tuple[str, ...] = ()
@@ -434,7 +434,7 @@ def _decision(
         generation=snapshot.generation,
         current=snapshot.scale,
         replicas=snapshot.scale if halted else count,
-        wish=count,
+        intended=count,
         state=rule.to,
         why=why,
         because=because,

@@ -18,7 +18,6 @@ from autoscaler.core.signals import (
     NoReading,
     Reading,
     Signal,
-    Signals,
 )
 from autoscaler.core.zero import ZeroState
 from autoscaler.loop import Record
@@ -44,7 +43,7 @@ class NoAnswer:
     why: str
 
 
-def value(trigger: Trigger, record: Record, signals: Signals) -> float | NoAnswer:
+def value(trigger: Trigger, record: Record) -> float | NoAnswer:
     """The whole service's value of what the trigger asks for, at most `MOST`.
 
     A value that speaks for a part of the replicas is told only where it does not lower the count.
@@ -53,7 +52,7 @@ def value(trigger: Trigger, record: Record, signals: Signals) -> float | NoAnswe
     per_replica, scale = trigger.per_replica(record.policy), record.snapshot.scale
     if trigger.signal == WISH:
         return _wish(trigger, record)
-    seen = signals.get(trigger.signal, NOT_LOOKED_AT)
+    seen = record.decision.signals.get(trigger.signal, NOT_LOOKED_AT)
     if isinstance(seen, NoReading):
         if scale == 0 and trigger.signal in INSIDE:
             return 0.0
@@ -64,9 +63,9 @@ def value(trigger: Trigger, record: Record, signals: Signals) -> float | NoAnswe
     return min(seen.value, MOST)
 
 
-def active(trigger: Trigger, record: Record, signals: Signals) -> bool | NoAnswer:
+def active(trigger: Trigger, record: Record) -> bool | NoAnswer:
     """Whether the service has work. False only where it is proven that it has none."""
-    asked = value(trigger, record, signals)
+    asked = value(trigger, record)
     if isinstance(asked, NoAnswer) and asked.because is Because.UNFIT:
         return asked
     if any(isinstance(seen, Reading) and seen.value > 0 for seen in _activity(record)):
@@ -91,7 +90,7 @@ def _wish(trigger: Trigger, record: Record) -> float | NoAnswer:
             f"{trigger.service} stands still: it is paused, or something else scales it as well; "
             f"for KEDA to scale it set tidegate.dev/dry-run to true and remove tidegate.dev/paused",
         )
-    return float(record.decision.wish)
+    return float(record.decision.intended)
 
 
 def _unread(trigger: Trigger, why: str) -> NoAnswer:

@@ -14,8 +14,8 @@ import grpc
 from autoscaler.api.keda import answers
 from autoscaler.api.keda import externalscaler_pb2 as pb
 from autoscaler.api.keda.answers import Because, NoAnswer
-from autoscaler.api.keda.trigger import WISH, Trigger, read
-from autoscaler.core.signals import ServiceId, Signals
+from autoscaler.api.keda.trigger import Trigger, read
+from autoscaler.core.signals import ServiceId
 from autoscaler.errors import BadInput
 from autoscaler.loop import ControlLoop, Record
 
@@ -119,8 +119,7 @@ class ExternalScaler:
 
     def _active(self, trigger: Trigger) -> pb.IsActiveResponse:
         record = self._record(trigger.service)
-        said = answers.active(trigger, record, self._signals(trigger))
-        return pb.IsActiveResponse(result=_told(said))
+        return pb.IsActiveResponse(result=_told(answers.active(trigger, record)))
 
     def _spec(self, trigger: Trigger) -> pb.GetMetricSpecResponse:
         """The target. It needs no reading: without it KEDA would make no HPA at all."""
@@ -133,15 +132,11 @@ class ExternalScaler:
 
     def _metrics(self, trigger: Trigger) -> pb.GetMetricsResponse:
         record = self._record(trigger.service)
-        number = _told(answers.value(trigger, record, self._signals(trigger)))
+        number = _told(answers.value(trigger, record))
         one = pb.MetricValue(
             metricName=trigger.metric, metricValue=ceil(number), metricValueFloat=number
         )
         return pb.GetMetricsResponse(metricValues=[one])
-
-    def _signals(self, trigger: Trigger) -> Signals:
-        """Only where they are asked for: streams look at every record."""
-        return {} if trigger.signal == WISH else self._loop.signals(trigger.service)
 
     def _known(self, service: ServiceId) -> Record:
         records = self._loop.records.get(service)

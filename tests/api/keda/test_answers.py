@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever was read and whatever was not: no answer lowers a count without proof."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,12 +33,16 @@ triggers = st.builds(
 )
 
 
-def a_record(scale: int, measured: dict[Measure, Reading | NoReading]) -> Record:
-    """What the loop records of a first look at a service in a dry run."""
+def a_record(
+    scale: int,
+    measured: dict[Measure, Reading | NoReading],
+    signals: dict[Signal | Query, Reading | NoReading],
+) -> Record:
+    """What the loop records of a first look at a service in a dry run, whatever its signals."""
     policy = a_policy(targets=tuple(Target(signal, 1.0) for signal in SIGNALS), dry_run=True)
     snapshot = a_snapshot(scale=scale, measures=measured)
     decision, _ = decide(snapshot, policy, a_memory(snapshot), 0.0)
-    return Record(decision, snapshot, policy)
+    return Record(replace(decision, signals=signals), snapshot, policy)
 
 
 def speaks_for_all(what: Reading | NoReading | None) -> bool:
@@ -51,7 +57,7 @@ def test_inactive_is_what_is_proven_to_be_at_rest(
     signals: dict[Signal | Query, Reading | NoReading],
 ) -> None:
     """Held and in flight were read of all, and were 0; so was what waits, where anybody tells."""
-    said = active(trigger, a_record(scale, measured), signals)
+    said = active(trigger, a_record(scale, measured, signals))
     if said is False:
         for measure in (Measure.HELD, Measure.IN_FLIGHT):
             assert speaks_for_all(measured[measure])
@@ -68,8 +74,8 @@ def test_a_value_that_asks_for_fewer_was_read_of_all(
     signals: dict[Signal | Query, Reading | NoReading],
 ) -> None:
     """The HPA divides it by the target: below the count that is there it takes replicas away."""
-    record = a_record(scale, measured)
-    said = value(trigger, record, signals)
+    record = a_record(scale, measured, signals)
+    said = value(trigger, record)
     asked: Asked = trigger.signal
     if isinstance(said, NoAnswer) or asked == WISH:
         return
