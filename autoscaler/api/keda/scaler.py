@@ -22,9 +22,7 @@ from autoscaler.loop import ControlLoop, Record
 SERVICE: Final = "externalscaler.ExternalScaler"
 STALE_AFTER_S: Final = 30.0  # a loop that has said nothing for so long may know nothing any more
 NAMED_MOST: Final = 10  # services that an error names
-WORDS_MOST: Final = (
-    1500  # letters of an error: gRPC sends them in a header, and 8 KiB is all it takes
-)
+WORDS_MOST: Final = 1500  # letters of an error: they travel in a header, which ends at 8 KiB
 
 CODES: Final[Mapping[Because, grpc.StatusCode]] = {
     Because.UNREAD: grpc.StatusCode.UNAVAILABLE,
