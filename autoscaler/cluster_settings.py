@@ -51,6 +51,7 @@ class ClusterSettings:
     namespaces: tuple[str, ...] = ()  # empty: the whole cluster
     scale_kinds: tuple[ScaleKind, ...] = ()
     prometheus: PrometheusSettings | None = None
+    keda: Address | None = None  # where the leader serves the external scaler
 
 
 CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
@@ -71,6 +72,8 @@ CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
             "kinds that have a scale subresource, beside Deployments, StatefulSets, "
             "LeaderWorkerSets and what KServe makes", "[]"),
     *PROMETHEUS_KEYS,
+    FileKey("keda", "listen", LISTEN, "where the leading controller serves KEDA's external scaler, "
+            "by gRPC; the chart says 0.0.0.0:8073", "off"),
 )  # fmt: skip
 
 
@@ -161,4 +164,5 @@ _READ: Final[Mapping[str, tuple[str, Any]]] = {
     "dcgm-service": ("dcgm_service", _service),
     "namespaces": ("namespaces", _namespaces),
     "scale-kinds": ("scale_kinds", _kinds),
+    "listen": ("keda", address),
 }

@@ -49,13 +49,17 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas one service should have now, the state it is in, and the trail to it."""
+    """How many replicas one service should have now, the state it is in, and the trail to it.
+
+    `replicas` is what will be asked for, `decided` what would be if nothing held us back from acting.
+    """
 
     service: ServiceId
     at_s: float
     generation: int
     current: int
     replicas: int
+    decided: int
     state: ZeroState
     why: str
     because: tuple[str, ...] = ()
@@ -140,7 +144,7 @@ def decide(
     facts = _facts(snapshot, policy, memory, lead_time_s=lead_time_s, now_s=now_s)
     rule = zero.next_state(memory.state, facts)
     count = _count(rule.count, wish, policy)
-    if _overridden(memory, now_s) and snapshot.scale > 0:
+    if _overridden(memory, policy, now_s) and snapshot.scale > 0:
         count, wish = snapshot.scale, _left_alone(wish, snapshot, memory, now_s)
     failed_why = _complaints(snapshot) if facts.overdue else None
     memory = _entered(rule.to, memory, failed_why=failed_why, now_s=now_s)
@@ -301,7 +305,9 @@ def _remember(
     )
 
 
-def _overridden(memory: ServiceMemory, now_s: float) -> bool:
+def _overridden(memory: ServiceMemory, policy: ServicePolicy, now_s: float) -> bool:
+    if policy.dry_run:  # somebody else is meant to write, perhaps by what is wished here
+        return False
     return memory.overridden_at_s is not None and now_s - memory.overridden_at_s < COOL_OFF_S
 
 
@@ -354,7 +360,7 @@ def _facts(
         and idle_s is not None
         and idle_s >= keep_s
         and not starting
-        and not _overridden(memory, now_s),
+        and not _overridden(memory, policy, now_s),
         overdue=memory.state is ZeroState.WAKING
         and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
@@ -428,6 +434,7 @@ def _decision(
         generation=snapshot.generation,
         current=snapshot.scale,
         replicas=snapshot.scale if halted else count,
+        decided=count,
         state=rule.to,
         why=why,
         because=because,
