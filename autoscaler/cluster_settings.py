@@ -50,8 +50,8 @@ class ClusterSettings:
     dcgm_service: tuple[str, str] | None = None  # namespace and name of the Service before them
     namespaces: tuple[str, ...] = ()  # empty: the whole cluster
     scale_kinds: tuple[ScaleKind, ...] = ()
-    keda: Address | None = None  # where the leader serves the external scaler
     prometheus: PrometheusSettings | None = None
+    keda: Address | None = None  # where the leader serves the external scaler
 
 
 CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
@@ -71,9 +71,9 @@ CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
     FileKey("kubernetes", "scale-kinds", f"a list of {KIND}",
             "kinds that have a scale subresource, beside Deployments, StatefulSets, "
             "LeaderWorkerSets and what KServe makes", "[]"),
+    *PROMETHEUS_KEYS,
     FileKey("keda", "listen", LISTEN, "where the leading controller serves KEDA's external scaler, "
             "by gRPC; the chart says 0.0.0.0:8073", "off"),
-    *PROMETHEUS_KEYS,
 )  # fmt: skip
 
 

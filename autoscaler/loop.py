@@ -15,7 +15,12 @@ from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
 from autoscaler.core.lead_time import LeadTimes, StartsSeen
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.proposal import Bound
-from autoscaler.core.signals import Measures, ServiceId, ServiceSnapshot, first_told
+from autoscaler.core.signals import (
+    Measures,
+    ServiceId,
+    ServiceSnapshot,
+    first_told,
+)
 from autoscaler.core.zero import ZeroState
 from autoscaler.errors import RetryLater
 from autoscaler.ports import (

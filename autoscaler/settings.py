@@ -93,8 +93,8 @@ FILE_KEYS: tuple[FileKey, ...] = (
     FileKey("activator", "processes", "a whole number from 1 to 64",
             "processes that share the services' ports", "1"),
     FileKey("activator", "drain", DURATION, "how long requests may finish on stop", "30s"),
-    FileKey("keda", "listen", LISTEN, "where KEDA's external scaler is served, by gRPC", "off"),
     *PROMETHEUS_KEYS,
+    FileKey("keda", "listen", LISTEN, "where KEDA's external scaler is served, by gRPC", "off"),
     FileKey("services.NAME", "listen", LISTEN, "where clients of the service connect", "required"),
     FileKey("services.NAME", "models", "a table NAME = PATH",
             "serve these models with the bundled worker", "this or command"),
@@ -141,8 +141,8 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     ]
     controller = _controller(Table(document, "controller", where, problems), base)
     activator = _activator(Table(document, "activator", where, problems))
-    keda = _keda(Table(document, "keda", where, problems))
     prometheus = take_prometheus(Table(document, SECTION, where, problems), base)
+    keda = _keda(Table(document, "keda", where, problems))
     tables = document.get("services", {})
     if not isinstance(tables, dict) or not tables:
         problems.append(f"{where}[services.NAME]: there is none; add one table for each service")

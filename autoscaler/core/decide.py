@@ -51,7 +51,7 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 class Decision:
     """How many replicas one service should have now, the state it is in, and the trail to it.
 
-    `replicas` is what is asked for, `intended` what would be if it were not a dry run, or paused.
+    `replicas` is what will be asked for, `decided` what would be if nothing held us back from acting.
     """
 
     service: ServiceId
@@ -59,7 +59,7 @@ class Decision:
     generation: int
     current: int
     replicas: int
-    intended: int
+    decided: int
     state: ZeroState
     why: str
     because: tuple[str, ...] = ()
@@ -434,7 +434,7 @@ def _decision(
         generation=snapshot.generation,
         current=snapshot.scale,
         replicas=snapshot.scale if halted else count,
-        intended=count,
+        decided=count,
         state=rule.to,
         why=why,
         because=because,

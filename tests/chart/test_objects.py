@@ -254,9 +254,9 @@ def test_the_config_file_says_what_the_values_say(helm: Helm) -> None:
         tick_s=0.5,
         namespaces=("team-a", "team-b"),
         scale_kinds=(ScaleKind("rollouts", "v1alpha1", "argoproj.io"),),
-        keda=Address("0.0.0.0", 8073),  # noqa: S104
         dcgm=("http://10.0.0.7:9400/metrics",),
         dcgm_service=("gpu-operator", "nvidia-dcgm-exporter"),
+        keda=Address("0.0.0.0", 8073),  # noqa: S104
     )
 
 

@@ -84,7 +84,7 @@ def _wish(trigger: Trigger, record: Record) -> float | NoAnswer:
             f"{trigger.service} stands still: it is paused, or something else scales it as well; "
             f"for KEDA to scale it set tidegate.dev/dry-run to true and remove tidegate.dev/paused",
         )
-    return float(record.decision.intended)
+    return float(record.decision.decided)
 
 
 def _unread(trigger: Trigger, why: str) -> NoAnswer:

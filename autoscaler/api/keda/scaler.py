@@ -117,7 +117,8 @@ class ExternalScaler:
 
     def _active(self, trigger: Trigger) -> pb.IsActiveResponse:
         record = self._record(trigger.service)
-        return pb.IsActiveResponse(result=_told(answers.active(trigger, record)))
+        said = answers.active(trigger, record)
+        return pb.IsActiveResponse(result=_told(said))
 
     def _spec(self, trigger: Trigger) -> pb.GetMetricSpecResponse:
         """The target. It needs no reading: without it KEDA would make no HPA at all."""
