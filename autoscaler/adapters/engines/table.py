@@ -157,6 +157,8 @@ ENGINES: tuple[Engine, ...] = (
         known_label="version",
         tells={
             **_either(_vllm("vllm:"), _TRITON),
+            Measure.IN_FLIGHT: "vllm:num_requests_running + vllm:num_requests_waiting"
+            " + nv_inference_pending_request_count?",
             Measure.REQUESTS_TOTAL: f"{_TRITON_REQUESTS} | vllm:request_success_total"
             " | vllm:e2e_request_latency_seconds_count",
         },
@@ -280,7 +282,9 @@ ENGINES: tuple[Engine, ...] = (
             **_TRITON,
             Measure.IN_FLIGHT: 'nv_trt_llm_request_metrics{request_type="scheduled"}'
             ' + nv_trt_llm_request_metrics{request_type="waiting"}'
-            ' | nv_trt_llm_request_metrics{request_type="active"}',
+            " + nv_inference_pending_request_count?"
+            ' | nv_trt_llm_request_metrics{request_type="active"}'
+            " + nv_inference_pending_request_count?",
             Measure.WAITING: 'nv_trt_llm_request_metrics{request_type="waiting"}'
             ' | nv_trt_llm_request_metrics{request_type="active"}'
             ' - nv_trt_llm_request_metrics{request_type="scheduled"}',
