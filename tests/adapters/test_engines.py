@@ -324,9 +324,17 @@ def test_pages_of_other_programs_are_no_pages_of_an_engine() -> None:
         assert isinstance(read_page(f"{name} 1\n"), NoReading)
 
 
+def test_an_engine_is_recognised_in_an_indented_page_too() -> None:
+    """As one that somebody pasted."""
+    assert told("  vllm:num_requests_waiting 2\n\tvllm:num_requests_running 1\n") == (
+        "vLLM",
+        {IN: 3, WAITS: 2},
+    )
+
+
 def test_the_bundled_worker_exposes_every_name_that_is_read_of_it() -> None:
     """Two packages that do not import one another agree on names."""
-    engine = ENGINES[0]
+    [engine] = [engine for engine in ENGINES if engine.key == "tidegate"]
     page = exposition.text(Telemetry({"iris": ModelCounts()})).decode()
     assert told(page) == (engine.name, dict.fromkeys(engine.samples, 0.0))
 
@@ -636,7 +644,7 @@ async def test_kv_use_is_summed_over_the_replicas(scraped: Scraped) -> None:
     measures = await scraped.look(
         one="vllm:kv_cache_usage_perc 0.5\n", two="vllm:kv_cache_usage_perc 0.75\n", three=""
     )
-    assert measures[KV] == Reading(1.25, 100.0, "engine metrics", pytest.approx(2 / 3))
+    assert measures[KV] == Reading(1.25, 100.0, "engine metrics", 2 / 3)
 
 
 async def test_a_replica_that_missed_a_look_is_made_up_for(scraped: Scraped) -> None:

@@ -149,20 +149,6 @@ _TRITON: Written = {
 # with what is in flight, both prove that nothing came. A request whose client left early is in the
 # totals of few engines; nobody waits for it.
 ENGINES: tuple[Engine, ...] = (
-    _engine(
-        "tidegate worker",
-        "tidegate",
-        known_by=("tidegate_worker_",),
-        tells={
-            Measure.IN_FLIGHT: "tidegate_worker_requests_in_flight",
-            Measure.WAITING: "tidegate_worker_queue_depth",
-            Measure.REQUESTS_TOTAL: "tidegate_worker_requests_arrived_total",
-            Measure.REQUEST_SECONDS_TOTAL: "tidegate_worker_request_seconds_total",
-            Detail.RUNNING: "tidegate_worker_requests_in_flight - tidegate_worker_queue_depth",
-            Times.E2E: "tidegate_worker_request_duration_seconds",
-            Times.QUEUE: "tidegate_worker_queue_duration_seconds",
-        },
-    ),
     # Its vLLM backend labels samples as Triton does; vLLM itself has no label `version`.
     _engine(
         "Triton with vLLM",
@@ -269,6 +255,21 @@ ENGINES: tuple[Engine, ...] = (
             Times.QUEUE: "trtllm_request_queue_time_seconds",
         },
         born_late=True,
+    ),
+    # It exposes names of Triton too, for dashboards, and so comes before Triton.
+    _engine(
+        "tidegate worker",
+        "tidegate",
+        known_by=("tidegate_worker_",),
+        tells={
+            Measure.IN_FLIGHT: "tidegate_worker_requests_in_flight",
+            Measure.WAITING: "tidegate_worker_queue_depth",
+            Measure.REQUESTS_TOTAL: "tidegate_worker_requests_arrived_total",
+            Measure.REQUEST_SECONDS_TOTAL: "tidegate_worker_request_seconds_total",
+            Detail.RUNNING: "tidegate_worker_requests_in_flight - tidegate_worker_queue_depth",
+            Times.E2E: "tidegate_worker_request_duration_seconds",
+            Times.QUEUE: "tidegate_worker_queue_duration_seconds",
+        },
     ),
     # "active" are those that are scheduled and those that wait; older ones do not tell the last.
     _engine(
