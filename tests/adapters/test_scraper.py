@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
+from time import thread_time
 
 import pytest
 
 from autoscaler.adapters.engines.growth import Look
+from autoscaler.adapters.engines.page import Page, page_of
 from autoscaler.adapters.engines.scraper import TRIED_PER_S, EngineScraper, Room
-from autoscaler.adapters.plain_http import At
+from autoscaler.adapters.plain_http import Answer, At, NoAnswer
 from autoscaler.core.signals import Measure, NoReading
 from tests.adapters.builders import a_service_id
 from tests.fakes import FakeClock
@@ -215,6 +217,31 @@ async def test_where_there_are_too_many_pods_each_is_asked_less_often_and_that_i
     assert clock.at_s > 104.0
     assert "of 40 pods wait to be asked" in why
     assert "more than can be asked every 1 s" in why
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    server.close()
+
+
+async def test_a_page_that_takes_long_to_read_is_read_less_often() -> None:
+    """No pod can have more than a twentieth of a core, whatever it writes."""
+    pods, clock = Pods({"one": 1}), FakeClock(100.0)
+    server = await asyncio.start_server(pods.serve, "127.0.0.1", 0)
+    pods.port = server.sockets[0].getsockname()[1]
+
+    def slowly(at: At, answer: Answer | NoAnswer) -> Page | NoReading:
+        ends_s = thread_time() + 0.15
+        while thread_time() < ends_s:
+            pass
+        return page_of(at, answer)
+
+    scraper = EngineScraper(clock=clock, random=Random(7), read=slowly)
+    running = asyncio.create_task(scraper.run())
+    scraper.expect(SERVICE, pods.places())
+    await until(lambda: isinstance(scraper.look(SERVICE, "one"), Look), "the first look")
+    while pods.asked["one"] < 2:
+        clock.at_s += 0.2
+        await asyncio.sleep(0.06)  # the scraper looks every 50 ms whose turn it is
+    assert clock.at_s > 102.5
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     server.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
+from time import thread_time
 from typing import Final
 
 from autoscaler.adapters.engines.growth import STALE_S, Look, followed_up
@@ -31,6 +32,7 @@ ROUND_S: Final = 0.05  # how often it is looked whose turn it is
 FORGOTTEN_AFTER_S: Final = 60.0  # a service that nobody asks about any more
 BEGUN_PER_S: Final = 2_500  # of pods that answer: nearly a core, if their pages are long
 TRIED_PER_S: Final = 500  # of pods that do not: a twentieth of a core, where nothing listens
+READ_MOST_RATIO: Final = 0.05  # of a core for one pod: a page that takes long is read less often
 LATE_S: Final = 0.5  # that a pod's turn is late is told from here on
 
 # Of the files that a process may have open: connections that stay open, scrapes of pods that
@@ -235,21 +237,26 @@ class EngineScraper:
             pod.busy = False
             lane.running -= 1
         (self._open.add if pod.kept.open else self._open.discard)(pod)
+        began_s = thread_time()
         page = self._read(pod.kept.at, answer)
+        read_s = thread_time() - began_s
+        self._note(pod, page)
+        if pod.expected:
+            back_off_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
+            self._when(pod, min(max(back_off_s, read_s / READ_MOST_RATIO), LONGEST_BACK_OFF_S))
+        else:
+            self._drop(pod)
+
+    def _note(self, pod: _Pod, page: Page | NoReading) -> None:
         self._asked += 1
         if isinstance(page, NoReading):
             self._failed += 1
             pod.why = NoReading(f"{pod.pod_id}: {page.why}")
             pod.failures += 1
         else:
-            pod.last = followed_up(page, at_s=self._clock.now_s(), before=pod.last)
-            pod.failures = 0
             self._answered_at_s = self._clock.now_s()
-        if pod.expected:
-            back_off_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
-            self._when(pod, min(back_off_s, LONGEST_BACK_OFF_S))
-        else:
-            self._drop(pod)
+            pod.last = followed_up(page, at_s=self._answered_at_s, before=pod.last)
+            pod.failures = 0
 
     def _when(self, pod: _Pod, in_s: float) -> None:
         in_s *= 1 + self._random.uniform(-JITTER_RATIO, JITTER_RATIO)
