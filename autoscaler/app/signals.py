@@ -29,7 +29,7 @@ _HEADERS: Final = {"Accept": "text/plain, */*", "Accept-Encoding": "identity"}
 _PIPED_WIDTH: Final = 100
 _MIB: Final = 1024 * 1024
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.command("gpus")(gpus)
 
 

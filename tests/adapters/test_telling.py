@@ -280,6 +280,14 @@ EIGHT_OF_TWELVE = (12, 9, 0.75, 1.85)
             id="trtllm-serve",
         ),
         pytest.param(
+            'request_success_total{engine_type="trtllm",finished_reason="stop"} 12\n'
+            + histogram("e2e_request_latency_seconds", 'engine_type="trtllm",'),
+            "trtllm",
+            {CAME: 12},
+            {Times.E2E: EIGHT_OF_TWELVE},
+            id="an early trtllm-serve, whose names had no prefix",
+        ),
+        pytest.param(
             'nv_inference_request_success{model="a",version="1"} 40\n'
             'nv_inference_request_success{model="b",version="1"} 8\n'
             'nv_inference_request_failure{model="a",reason="OTHER",version="1"} 2\n'
