@@ -13,8 +13,14 @@ import structlog
 
 from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
 from autoscaler.core.lead_time import LeadTimes, StartsSeen
+from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.proposal import Bound
-from autoscaler.core.signals import Measures, ServiceId, ServiceSnapshot, first_told
+from autoscaler.core.signals import (
+    Measures,
+    ServiceId,
+    ServiceSnapshot,
+    first_told,
+)
 from autoscaler.core.zero import ZeroState
 from autoscaler.errors import RetryLater
 from autoscaler.ports import (
@@ -38,6 +44,7 @@ class Record:
 
     decision: Decision
     snapshot: ServiceSnapshot
+    policy: ServicePolicy
     refused: str | None = None
 
     @property
@@ -99,7 +106,8 @@ class ControlLoop:
             # 3. and 4. Act; the cluster checks again that the generation is still the snapshot's.
             refusal = await self._act(decision)
             # 5. Record.
-            self._record(Record(decision, snapshot, refusal.why if refusal else None))
+            why = refusal.why if refusal else None
+            self._record(Record(decision, snapshot, view.policy, why))
             decisions.append(decision)
         await self._save(asked)
         return tuple(decisions)

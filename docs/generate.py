@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from autoscaler.cluster_settings import CLUSTER_KEYS
+from autoscaler.config_table import FileKey
 from autoscaler.contract import KEYS, OBJECT_KEYS, POD_KEYS, Key
 from autoscaler.core import zero
 from autoscaler.core.signals import SIGNALS
 from autoscaler.manifests import knative
-from autoscaler.settings import FILE_KEYS, FileKey
+from autoscaler.settings import FILE_KEYS
 from docs.metrics import metrics_page
 from docs.table import table
 

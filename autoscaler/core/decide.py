@@ -49,13 +49,17 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas one service should have now, the state it is in, and the trail to it."""
+    """How many replicas one service should have now, the state it is in, and the trail to it.
+
+    `replicas` is what will be asked for, `decided` what would be if nothing held us back from acting.
+    """
 
     service: ServiceId
     at_s: float
     generation: int
     current: int
     replicas: int
+    decided: int
     state: ZeroState
     why: str
     because: tuple[str, ...] = ()
@@ -72,6 +76,17 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """Until when a window holds what spoke for only a part of the replicas, and for which part.
+
+    Its mean is below the truth for as long, whoever speaks by then (rule D1).
+    """
+
+    until_s: float
+    share_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceMemory:
     """What deciding remembers of one service from tick to tick."""
 
@@ -80,6 +95,7 @@ class ServiceMemory:
     history: stabilize.ScaleHistory
     scale: int
     windows: Mapping[Measure, CounterWindow | LevelWindow] = field(default_factory=dict)
+    partial: Mapping[Measure, Partial] = field(default_factory=dict)
     requests_seen: float | None = None
     idle_since_s: float | None = None
     starts_seen: StartsSeen = StartsSeen()
@@ -128,7 +144,7 @@ def decide(
     facts = _facts(snapshot, policy, memory, lead_time_s=lead_time_s, now_s=now_s)
     rule = zero.next_state(memory.state, facts)
     count = _count(rule.count, wish, policy)
-    if _overridden(memory, now_s) and snapshot.scale > 0:
+    if _overridden(memory, policy, now_s) and snapshot.scale > 0:
         count, wish = snapshot.scale, _left_alone(wish, snapshot, memory, now_s)
     failed_why = _complaints(snapshot) if facts.overdue else None
     memory = _entered(rule.to, memory, failed_why=failed_why, now_s=now_s)
@@ -230,6 +246,9 @@ def _measured(
         total += value or 0.0
         # What is held may raise a count before there is a mean; lower it only the whole can.
         share_ratio = min(share_ratio, seen.share_ratio if value is not None else 0.0)
+        partial = memory.partial.get(term.measure)
+        if partial is not None and now_s < partial.until_s:
+            share_ratio = min(share_ratio, partial.share_ratio)
         sources.append(seen.source)
     if not sources:
         return NoReading("no source reports it")
@@ -245,11 +264,15 @@ def _remember(
     snapshot: ServiceSnapshot, policy: ServicePolicy, memory: ServiceMemory, now_s: float
 ) -> ServiceMemory:
     windows = dict(memory.windows)
+    partial = {m: part for m, part in memory.partial.items() if now_s < part.until_s}
     for measure, over in AVERAGED.items():
         seen = snapshot.measures.get(measure)
         if isinstance(seen, Reading):
             window = windows.get(measure) or WINDOWS[over](policy.signal_window_s)
             windows[measure] = window.seen(seen.value, seen.at_s)
+            if seen.share_ratio < 1.0:
+                before = partial[measure].share_ratio if measure in partial else 1.0
+                partial[measure] = Partial(seen.at_s + window.span_s, min(seen.share_ratio, before))
     lead_times, starts_seen = learn_from(
         snapshot.replicas, seen=memory.starts_seen, lead_times=memory.lead_times
     )
@@ -258,6 +281,7 @@ def _remember(
     return replace(
         memory,
         windows=windows,
+        partial=partial,
         lead_times=lead_times,
         starts_seen=starts_seen,
         requests_seen=arrived.value if isinstance(arrived, Reading) else None,
@@ -281,7 +305,9 @@ def _remember(
     )
 
 
-def _overridden(memory: ServiceMemory, now_s: float) -> bool:
+def _overridden(memory: ServiceMemory, policy: ServicePolicy, now_s: float) -> bool:
+    if policy.dry_run:  # somebody else is meant to write, perhaps by what is wished here
+        return False
     return memory.overridden_at_s is not None and now_s - memory.overridden_at_s < COOL_OFF_S
 
 
@@ -334,7 +360,7 @@ def _facts(
         and idle_s is not None
         and idle_s >= keep_s
         and not starting
-        and not _overridden(memory, now_s),
+        and not _overridden(memory, policy, now_s),
         overdue=memory.state is ZeroState.WAKING
         and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
@@ -409,6 +435,7 @@ def _decision(
         generation=snapshot.generation,
         current=snapshot.scale,
         replicas=snapshot.scale if halted else count,
+        decided=count,
         state=rule.to,
         why=why,
         because=because,
