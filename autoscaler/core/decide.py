@@ -51,8 +51,7 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 class Decision:
     """How many replicas one service should have now, the state it is in, and the trail to it.
 
-    `replicas` is what will be asked for, `decided` what would be if nothing held us back from
-    acting.
+    `replicas` is what is asked for, `decided` what would be if it were not a dry run, or paused.
     """
 
     service: ServiceId
