@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from autoscaler.config_table import FileKey, Table, between_s
 from autoscaler.errors import BadInput
-from autoscaler.settings import LISTEN, Address, FileKey, Table, address, between_s
+from autoscaler.prometheus_settings import (
+    PROMETHEUS_KEYS,
+    SECTION,
+    PrometheusSettings,
+    take_prometheus,
+)
+from autoscaler.settings import LISTEN, Address, address
 from autoscaler.text import DURATION, Unreadable, unknown_key
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -43,6 +50,8 @@ class ClusterSettings:
     dcgm_service: tuple[str, str] | None = None  # namespace and name of the Service before them
     namespaces: tuple[str, ...] = ()  # empty: the whole cluster
     scale_kinds: tuple[ScaleKind, ...] = ()
+    prometheus: PrometheusSettings | None = None
+    keda: Address | None = None  # where the leader serves the external scaler
 
 
 CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
@@ -62,6 +71,9 @@ CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
     FileKey("kubernetes", "scale-kinds", f"a list of {KIND}",
             "kinds that have a scale subresource, beside Deployments, StatefulSets, "
             "LeaderWorkerSets and what KServe makes", "[]"),
+    *PROMETHEUS_KEYS,
+    FileKey("keda", "listen", LISTEN, "where the leading controller serves KEDA's external scaler, "
+            "by gRPC; the chart says 0.0.0.0:8073", "off"),
 )  # fmt: skip
 
 
@@ -75,18 +87,21 @@ def load(path: Path | None) -> ClusterSettings:
         raise BadInput(f"{path}: {trouble.strerror}; name a config file with --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as trouble:
         raise BadInput(f"{path}: not TOML: {trouble}") from None
-    return parse(document, where=f"{path}: ")
+    return parse(document, base=path.parent, where=f"{path}: ")
 
 
-def parse(document: Mapping[str, Any], *, where: str = "") -> ClusterSettings:
-    """Settings from a parsed document. Raises `BadInput`."""
+def parse(document: Mapping[str, Any], *, base: Path = Path(), where: str = "") -> ClusterSettings:
+    """Settings from a parsed document; relative paths are relative to `base`. Raises `BadInput`."""
     sections = list(dict.fromkeys(key.section for key in CLUSTER_KEYS))
     problems = [
         unknown_key(f"{where}[{name}]", name, sections) for name in document if name not in sections
     ]
-    default, found = ClusterSettings(), {}
+    default = ClusterSettings()
     tables = {name: Table(document, name, where, problems) for name in sections}
+    found: dict[str, Any] = {"prometheus": take_prometheus(tables.pop(SECTION), base)}
     for key in CLUSTER_KEYS:
+        if key.section not in tables:
+            continue
         field, read = _READ[key.name]
         fallback = getattr(default, field)
         found[field] = tables[key.section].take(key.name, fallback, read, key.permitted)
@@ -149,4 +164,5 @@ _READ: Final[Mapping[str, tuple[str, Any]]] = {
     "dcgm-service": ("dcgm_service", _service),
     "namespaces": ("namespaces", _namespaces),
     "scale-kinds": ("scale_kinds", _kinds),
+    "listen": ("keda", address),
 }

@@ -37,13 +37,14 @@ from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
 from autoscaler.adapters.kubernetes.selectors import ScaleSelectors
 from autoscaler.adapters.kubernetes.vouching import Vouching
 from autoscaler.adapters.kubernetes.watches import Scope, Watches
+from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
-from autoscaler.app.serving import ApiServer
+from autoscaler.app.serving import ApiServer, KedaServer
 from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.cluster_settings import ClusterSettings
 from autoscaler.errors import GiveUp, RetryLater
-from autoscaler.loop import ControlLoop
+from autoscaler.loop import ControlLoop, Record
 
 log = structlog.get_logger(__name__)
 
@@ -142,6 +143,8 @@ class KubernetesController:
             store=self._store,
             clock=clock,
         )
+        self._scaler = ExternalScaler(self._loop, now_s=clock.now_s, tick_s=settings.tick_s)
+        self._keda = None if settings.keda is None else KedaServer(settings.keda, self._scaler)
         self._registry = CollectorRegistry()
         self._ticker = Ticker(self._loop, timekeeper=TickSeconds(self._registry))
         self._election = LeaderElection(
@@ -159,7 +162,7 @@ class KubernetesController:
         self._wire()
 
     def _wire(self) -> None:
-        self._loop.on_record = self._reports.recorded
+        self._loop.on_record = self._recorded
         self._cluster.on_change = self._changed
         self._cluster.in_flight = self._demand.in_flight
         self._cluster.leads = lambda: self._election.leading
@@ -172,6 +175,10 @@ class KubernetesController:
     def _changed(self, service: Any) -> None:
         self._routes.service_changed(service)
         self._ticker.tick_soon(service)
+
+    def _recorded(self, record: Record) -> None:
+        self._reports.recorded(record)
+        self._scaler.recorded(record)
 
     def _wake(self, route: str) -> None:
         service = self._routes.service_of(route)
@@ -235,6 +242,9 @@ class KubernetesController:
         scheduler.start()
         try:
             await self._look_around()
+            if self._keda is not None:
+                # Whoever stands by has decided nothing, and a client that reached it would stay.
+                await self._keda.start()
             async with asyncio.TaskGroup() as acting:
                 acting.create_task(self._ticker.run(), name="ticks")
                 acting.create_task(self._routes.run(), name="slices")
@@ -270,6 +280,8 @@ class KubernetesController:
             self._stop.set()
         else:
             await self._store.flush()
+        if self._keda is not None:
+            await self._keda.stop()
         await self._hub.stop()
 
     async def _tick_due(self) -> None:

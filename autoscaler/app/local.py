@@ -25,9 +25,10 @@ from autoscaler.adapters.local.cluster import LocalCluster
 from autoscaler.adapters.local.kept import KeptProcess
 from autoscaler.adapters.local.replicas import LocalService, Site
 from autoscaler.adapters.memory import FileMemoryStore
+from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
-from autoscaler.app.serving import ApiServer, bound
+from autoscaler.app.serving import KEDA_LISTEN, ApiServer, KedaServer, bound
 from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.core.signals import NoReading, ServiceId
 from autoscaler.errors import BadInput
@@ -77,6 +78,10 @@ class _LocalController:
             store=FileMemoryStore(state_dir / "learned.json"),
             clock=clock,
         )
+        self._scaler = ExternalScaler(
+            self._loop, now_s=clock.now_s, tick_s=settings.controller.tick_s
+        )
+        self._loop.on_record = self._scaler.recorded
         self._ticker = Ticker(self._loop)
         self._clock = clock
 
@@ -85,6 +90,8 @@ class _LocalController:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled, number, stop)
         api = self._api()  # first: a port that is taken must end nothing that has begun
+        where = self._settings.keda
+        keda = None if where is None else KedaServer(where, self._scaler)
         await self._hub.start(self._socket_path)
         await self._cluster.start()
         activators = self._start_activators()
@@ -103,6 +110,8 @@ class _LocalController:
         self._ticker.tick_all()
         await self._listening(stop)
         await api.start()
+        if keda is not None:
+            await keda.start()
         log.info("controller started", api=f"http://{api.address}")
         await stop.wait()
         # Activators first, while the loop still scales: what is held or in flight is answered.
@@ -114,6 +123,8 @@ class _LocalController:
         await asyncio.gather(*background, return_exceptions=True)
         longest_s = max(service.drain_grace_s for service in self._settings.services)
         await self._cluster.close(grace_s=longest_s)
+        if keda is not None:
+            await keda.stop()
         await api.stop()
         await self._hub.stop()
         log.info("stopped")
@@ -227,3 +238,5 @@ def _check_ports(settings: Settings) -> None:
     for service in settings.services:
         bound(service.listen, f"services.{service.name}.listen").close()
     bound(settings.controller.api, "controller.api").close()
+    if settings.keda is not None:
+        bound(settings.keda, KEDA_LISTEN).close()

@@ -68,12 +68,12 @@ def samples(text: str, *, names: re.Pattern[str] | None = None) -> tuple[Sample,
 def named(names: Iterable[str]) -> re.Pattern[str]:
     """What asks for exactly these names."""
     # Sorted, so that what names share is compared once.
-    return re.compile("|".join(map(re.escape, sorted(set(names)))))
+    return re.compile("|".join(map(re.escape, sorted(set(names)))) or "(?!)")
 
 
 def _unbelievable(text: str) -> str | None:
     """Why nothing of a page can be believed; None: its lines can be read."""
-    if text.startswith("\x1f") or "\x00" in text:
+    if text.startswith(("\x1f", "\x00")):
         return f"{NOT_METRICS}: it is binary"
     if text.lstrip()[:1] == "<":
         return f"{NOT_METRICS}: it is HTML or XML"

@@ -12,4 +12,9 @@ dcgm = {{ .Values.gpus.dcgm | toJson }}
 [kubernetes]
 namespaces = {{ .Values.namespaces | toJson }}
 scale-kinds = {{ .Values.scaleKinds | toJson }}
+{{- if .Values.keda.enabled }}
+
+[keda]
+listen = "0.0.0.0:8073"
+{{- end }}
 {{- end }}
