@@ -80,6 +80,7 @@ class Settings:
     activator: ActivatorSettings
     services: tuple[ServiceSettings, ...]
     prometheus: PrometheusSettings | None = None
+    keda: Address | None = None  # where the external scaler is served
 
 
 FILE_KEYS: tuple[FileKey, ...] = (
@@ -93,6 +94,7 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "processes that share the services' ports", "1"),
     FileKey("activator", "drain", DURATION, "how long requests may finish on stop", "30s"),
     *PROMETHEUS_KEYS,
+    FileKey("keda", "listen", LISTEN, "where KEDA's external scaler is served, by gRPC", "off"),
     FileKey("services.NAME", "listen", LISTEN, "where clients of the service connect", "required"),
     FileKey("services.NAME", "models", "a table NAME = PATH",
             "serve these models with the bundled worker", "this or command"),
@@ -110,7 +112,7 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "30s"),
 )  # fmt: skip
 
-_SECTIONS = ("controller", "activator", SECTION, "services")
+_SECTIONS = ("controller", "activator", SECTION, "keda", "services")
 
 
 def load(path: Path) -> Settings:
@@ -140,6 +142,7 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     controller = _controller(Table(document, "controller", where, problems), base)
     activator = _activator(Table(document, "activator", where, problems))
     prometheus = take_prometheus(Table(document, SECTION, where, problems), base)
+    keda = _keda(Table(document, "keda", where, problems))
     tables = document.get("services", {})
     if not isinstance(tables, dict) or not tables:
         problems.append(f"{where}[services.NAME]: there is none; add one table for each service")
@@ -148,11 +151,11 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
         _service(Table(tables, name, f"{where}services.", problems), name, base) for name in tables
     ]
     complete = tuple(service for service in services if service is not None)
-    _check_addresses(controller, complete, where, problems)
+    _check_addresses(controller, keda, complete, where=where, problems=problems)
     _check_windows(controller, complete, where, problems)
     if problems:
         raise BadInput(*problems)
-    return Settings(controller, activator, complete, prometheus)
+    return Settings(controller, activator, complete, prometheus, keda)
 
 
 def _permitted(section: str, name: str) -> str:
@@ -190,6 +193,12 @@ def _activator(table: Table) -> ActivatorSettings:
     )
     table.refuse_rest(_names("activator"))
     return settings
+
+
+def _keda(table: Table) -> Address | None:
+    listen: Address | None = table.take("listen", None, address, _permitted("keda", "listen"))
+    table.refuse_rest(_names("keda"))
+    return listen
 
 
 def _service(table: Table, name: str, base: Path) -> ServiceSettings | None:
@@ -250,12 +259,20 @@ def _worker_command(models: Mapping[str, Path], slots: int | None) -> tuple[str,
 
 def _check_addresses(
     controller: ControllerSettings,
+    keda: Address | None,
     services: tuple[ServiceSettings, ...],
+    *,
     where: str,
     problems: list[str],
 ) -> None:
     # By port alone: what listens on 0.0.0.0 has it on every address.
     taken = {controller.api.port: "controller.api"}
+    if keda is not None and keda.port:
+        if keda.port in taken:
+            problems.append(
+                f"{where}keda.listen: {keda} is taken by controller.api; give each its own port"
+            )
+        taken[keda.port] = "keda.listen"
     for service in services:
         shown, port = f"services.{service.name}.listen", service.listen.port
         if port == 0:

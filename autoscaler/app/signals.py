@@ -19,6 +19,7 @@ from autoscaler.adapters.engines.histograms import Distribution
 from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES
 from autoscaler.adapters.engines.telling import AUTO, KEYS, READINGS, Told, told
 from autoscaler.adapters.gpus.devices import Device, document
+from autoscaler.app.signals_gpus import gpus
 from autoscaler.core.signals import NoReading
 from autoscaler.errors import BadInput
 from autoscaler.text import nearest
@@ -28,6 +29,7 @@ _PIPED_WIDTH: Final = 100
 _MIB: Final = 1024 * 1024
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
+app.command("gpus")(gpus)
 
 
 @app.callback()

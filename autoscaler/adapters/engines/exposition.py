@@ -73,7 +73,7 @@ def named(names: Iterable[str]) -> re.Pattern[str]:
 
 def _unbelievable(text: str) -> str | None:
     """Why nothing of a page can be believed; None: its lines can be read."""
-    if text.startswith("\x1f") or "\x00" in text:
+    if text.startswith(("\x1f", "\x00")):
         return f"{NOT_METRICS}: it is binary"
     if text.lstrip()[:1] == "<":
         return f"{NOT_METRICS}: it is HTML or XML"

@@ -7,6 +7,10 @@ Units are ours: parts of a whole are 0-1, memory is bytes.
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
+from typing import Final
+
+# Critical events that a program brings about by itself, and the GPU is none the worse for.
+XIDS_OF_PROGRAMS: Final = frozenset({13, 31, 43, 45})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,17 @@ class LocalDevice(Device):
     uncorrected_errors: int | None = None
     last_xid: int | None = None
     trouble: str = ""
+
+    @property
+    def ails(self) -> str:
+        """What is wrong with the hardware; empty: nothing that we know."""
+        if self.trouble:
+            return self.trouble
+        if self.last_xid and self.last_xid not in XIDS_OF_PROGRAMS:
+            return f"critical event XID {self.last_xid}"
+        if self.uncorrected_errors:
+            return f"{self.uncorrected_errors} uncorrected memory errors"
+        return ""
 
 
 def document(device: Device) -> dict[str, object]:
