@@ -168,16 +168,14 @@ class PrometheusSignalSource:
         self._round += 1
 
     async def history(
-        self, service: ServiceId, signal: Signal, *, window_s: float, step_s: float
-    ) -> list[tuple[float, float]]:
+        self, services: Collection[ServiceId], signal: Signal, *, window_s: float, step_s: float
+    ) -> Mapping[ServiceId, list[tuple[float, float]]]:
         """How long ago a signal had which value, oldest first; only where every pod told it.
 
-        The pods are those that are ready now. Raises `RetryLater`, `GiveUp`.
+        One query for all services. Their pods are those that are ready now. Raises `RetryLater`,
+        `GiveUp`.
         """
-        question = next((q for q in self._questions if q.signal is signal), None)
-        pods = self._pods(service)
-        if question is None or not pods:
-            return []
+        question = next(q for q in self._questions if q.signal is signal)
         now_s = self._wall_s()
         samples = await self._client.query_range(
             question.promql, from_s=now_s - window_s, to_s=now_s, step_s=step_s
@@ -185,14 +183,20 @@ class PrometheusSignalSource:
         moments: dict[float, list[Sample]] = {}
         for sample in samples:
             moments.setdefault(sample.at_s, []).append(sample)
-        values = []
+        past: dict[ServiceId, list[tuple[float, float]]] = {service: [] for service in services}
         for at_s in sorted(moments):
             told = told_by_pods(question, moments[at_s])
-            of_pods = [told.get((service.namespace, pod)) for pod in pods]
-            fresh = [t.value for t in of_pods if isinstance(t, Told) and self._is_fresh(t.age_s)]
-            if len(fresh) == len(pods):
-                values.append((now_s - at_s, sum(fresh)))
-        return values
+            for service, values in past.items():
+                whole = self._whole(told, service)
+                if whole is not None:
+                    values.append((now_s - at_s, whole))
+        return past
+
+    def _whole(self, told: Mapping[Place, Told | NoReading], service: ServiceId) -> float | None:
+        """The sum over a service's pods, if each of them told something fresh."""
+        of_pods = [told.get((service.namespace, pod)) for pod in self._pods(service)]
+        fresh = [t.value for t in of_pods if isinstance(t, Told) and self._is_fresh(t.age_s)]
+        return sum(fresh) if fresh and len(fresh) == len(of_pods) else None
 
     # One round
 
