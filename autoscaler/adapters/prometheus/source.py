@@ -6,7 +6,6 @@ what it said before is no reading: what a silent Prometheus last said lowers no 
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from autoscaler.adapters.prometheus.queries import (
     Place,
     Question,
     Told,
-    place_of,
     questions,
     told_by_pods,
 )
+from autoscaler.adapters.prometheus.targets import filled, value_for
 from autoscaler.core.signals import (
     Measures,
     NoReading,
@@ -260,7 +259,7 @@ class PrometheusSignalSource:
     def _wanted(self) -> dict[str, None]:
         """The users' queries, each once."""
         return {
-            _filled(query, service): None
+            filled(query, service): None
             for service in self._asked_about
             for query in self._queries(service)
         }
@@ -296,7 +295,7 @@ class PrometheusSignalSource:
             for signal, seen in self._signals.items():
                 measures[signal] = self._signal(service, pods, seen, now_s)
         for query in queries:
-            measures[query] = self._query(service, pods, _filled(query, service), now_s)
+            measures[query] = self._query(service, pods, filled(query, service), now_s)
         told = [seen.at_s for seen in measures.values() if isinstance(seen, Reading)]
         until_s = min(told, default=now_s) + self._settings.stale_after_s
         return _Kept(self._round, pods, queries, measures, until_s)
@@ -342,7 +341,7 @@ class PrometheusSignalSource:
             return NoReading(f"{NAME}: {given.why}")
         if not self._is_fresh(now_s - given.at_s):
             return NoReading(f"{NAME}: {_why_stale(now_s - given.at_s)}")
-        total = _value_of(given.samples, service, pods)
+        total = value_for(service, given.samples, pods=pods)
         if isinstance(total, NoReading):
             return NoReading(f"{NAME}: {total.why}")
         value, share_ratio = total
@@ -352,43 +351,7 @@ class PrometheusSignalSource:
         return -SKEW_MOST_S <= age_s <= self._settings.stale_after_s
 
 
-def _value_of(
-    samples: Sequence[Sample], service: ServiceId, pods: Collection[str]
-) -> tuple[float, float] | NoReading:
-    """The value of a user's query for one service, and the share of the pods it speaks for.
-
-    A series that names a pod of the service's namespace speaks for that pod alone: what one of
-    three pods says must never pass for the whole.
-    """
-    if not samples:
-        return NoReading("the query gives no series")
-    places = [place_of(sample.labels) for sample in samples]
-    near = [bool(pod) and where in ("", service.namespace) for where, pod in places]
-    ours = {pod for (_, pod), is_near in zip(places, near, strict=True) if is_near and pod in pods}
-    if ours:
-        values = (
-            sample.value
-            for sample, (_, pod), is_near in zip(samples, places, near, strict=True)
-            if is_near and pod in ours
-        )
-        return sum(values), len(ours) / len(pods)
-    if len(samples) > 1:
-        return NoReading(f"the query gave {len(samples)} series; aggregate it with sum()")
-    if near[0]:
-        return NoReading(
-            f"the query gave one series of {places[0][1]}, which is none of the service's ready "
-            f"pods; wrap it in sum() if it speaks for the whole service"
-        )
-    return samples[0].value, 1.0
-
-
 def _why_stale(age_s: float) -> str:
     if age_s < 0:
         return f"its newest sample is from {-age_s:.0f} s in the future"
     return f"its newest sample is {age_s:.0f} s old"
-
-
-def _filled(query: Query, service: ServiceId) -> str:
-    """The query with the service's own names in place of `$NAMESPACE` and `$NAME`."""
-    names = {"NAMESPACE": service.namespace, "NAME": service.name}
-    return re.sub(r"\$(NAMESPACE|NAME)\b", lambda found: names[found[1]], query.promql)

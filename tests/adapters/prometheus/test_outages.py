@@ -133,7 +133,7 @@ async def falls(watched: Watched) -> None:
 @pytest.mark.parametrize(
     ("outage", "target"),
     [*((outage, SIGNAL) for outage in OUTAGES), ("503", QUERY), ("in part", QUERY)],
-    ids=str,
+    ids=[*OUTAGES, "503 to a query", "in part to a query"],
 )
 async def test_an_answer_that_is_not_whole_lowers_nothing(
     between: Between, told: ServiceId, outage: str, target: Target
