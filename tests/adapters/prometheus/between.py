@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
@@ -39,9 +40,12 @@ def untouched(answer: Answer) -> Answer:
 
 
 class Between:
-    """`spoil` is what becomes of every answer; `asked` all that was asked."""
+    """`spoil` is what becomes of every answer; `asked` all that was asked.
 
-    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+    `port`: Prometheus' own; None: there is none behind it.
+    """
+
+    def __init__(self, port: int | None, *, tls: ssl.SSLContext | None = None) -> None:
         self.spoil: Spoil = untouched
         self.asked: list[Asked] = []
         self._goes_to = port
@@ -81,6 +85,8 @@ class Between:
 
     def _answer(self, path: str, body: bytes) -> Answer:
         """Prometheus' own, of whatever comes behind a prefix."""
+        if self._goes_to is None:
+            return Answer(HTTPStatus.NOT_FOUND, b"")
         there = http.client.HTTPConnection("127.0.0.1", self._goes_to, timeout=30)
         try:
             form = {"Content-Type": "application/x-www-form-urlencoded"}
