@@ -67,7 +67,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One signal of all pods; `ways`: of those that a pod has, the first counts."""
+    """One signal of all pods; `ways`: the one that a pod has most of counts, then the first."""
 
     signal: Signal
     promql: str
@@ -108,13 +108,19 @@ def told_by_pods(question: Question, samples: Sequence[Sample]) -> Mapping[Place
 
 def _told(question: Question, parts: Mapping[str, float], *, at_s: float) -> Told | NoReading:
     whys = []
-    for way in question.ways:
-        if any(use.part + TIME in parts for use in way.uses):
+    # Two engines may share names, and one has more of them: the way that a pod has most of.
+    for way in sorted(question.ways, key=lambda way: -_had(way, parts)):
+        if _had(way, parts):
             told = _by_one_way(way, parts, at_s=at_s, window_s=question.window_s)
             if isinstance(told, Told):
                 return told
             whys.append(told)
     return whys[0] if whys else NoReading(f"{question.signal} has no time")
+
+
+def _had(way: Way, parts: Mapping[str, float]) -> int:
+    """How many of a way's parts there are."""
+    return sum(use.part + TIME in parts for use in way.uses)
 
 
 def _by_one_way(
