@@ -51,7 +51,8 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 class Decision:
     """How many replicas one service should have now, the state it is in, and the trail to it.
 
-    `replicas` is what will be asked for, `decided` what would be if nothing held us back from acting.
+    `replicas` is what will be asked for, `decided` what would be if nothing held us back from
+    acting.
     """
 
     service: ServiceId
