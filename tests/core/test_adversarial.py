@@ -47,8 +47,8 @@ def test_a_reading_for_a_part_of_the_replicas_may_only_raise() -> None:
 
 def test_a_window_that_holds_a_part_of_the_replicas_may_only_raise() -> None:
     """The mean is too low for as long, though all of them speak again."""
-    policy = a_policy(targets=(Target(Signal.QUEUE, 2.0),), scale_down=RateRule(window_s=0.0))
-    memory = first_memory(a_snapshot(scale=4), LeadTimes())
+    policy = a_policy(targets=(Target(Signal.QUEUE, 1.0),), scale_down=RateRule(window_s=0.0))
+    memory = first_memory(a_snapshot(scale=8), LeadTimes())
     counts = {}
     for at_s in range(30):
         waiting = a_reading(8, at_s=at_s)
@@ -56,11 +56,11 @@ def test_a_window_that_holds_a_part_of_the_replicas_may_only_raise() -> None:
             waiting = a_reading(2, at_s=at_s, share_ratio=0.25)
         elif at_s >= 20:
             waiting = a_reading(4, at_s=at_s)
-        snapshot = a_snapshot(at_s=at_s, scale=4, measures={Measure.WAITING: waiting})
+        snapshot = a_snapshot(at_s=at_s, scale=8, measures={Measure.WAITING: waiting})
         decision, memory = decide(snapshot, policy, memory, at_s)
         counts[at_s] = decision.replicas
-    assert {count for at_s, count in counts.items() if at_s < 20} == {4}
-    assert counts[29] == 2
+    assert {count for at_s, count in counts.items() if at_s < 20} == {8}
+    assert counts[29] == 4
 
 
 def test_nothing_measured_at_all_holds() -> None:
