@@ -5,7 +5,7 @@ The loop knows no clock, network or platform of its own; all of them come in by 
 simulator runs this same file in virtual time. It is the only caller of `Cluster.scale`.
 """
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +79,8 @@ class ControlLoop:
         self._learned: Mapping[ServiceId, LeadTimes] | None = None  # by earlier controllers
         self._saved: Mapping[ServiceId, LeadTimes] = {}
         self.records: dict[ServiceId, deque[Record]] = {}
-        self.decided: dict[ServiceId, Counter[Bound]] = {}  # how often what bound the count
+        # How often which rule bound a service's count.
+        self.decided: defaultdict[ServiceId, Counter[Bound]] = defaultdict(Counter)
 
     async def tick(self, only: Collection[ServiceId] | None = None) -> tuple[Decision, ...]:
         """Decide and act once for every service, or for those in `only`.
@@ -167,7 +168,7 @@ class ControlLoop:
 
     def _record(self, record: Record) -> None:
         decision = record.decision
-        self.decided.setdefault(decision.service, Counter())[decision.bound_by] += 1
+        self.decided[decision.service][decision.bound_by] += 1
         records = self.records.setdefault(decision.service, deque(maxlen=DECISIONS_KEPT))
         before = records[-1].decision if records else None
         if len(records) > 1 and records[-2].gist == records[-1].gist == record.gist:

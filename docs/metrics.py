@@ -97,11 +97,11 @@ def _quantities() -> str:
         (f"`{measure}`", of.meaning, of.unit, _tellers(measure)) for measure, of in MEASURES.items()
     ]
     return (
-        "\n## Quantities\n\nThe values of `quantity`: what sources hand over, and any signal that "
-        f"a target is set for; `{QUERIES}` stands for all queries of a service, by the one that "
-        "fares worst. Activators tell what passes through them, engines what happens in replicas; "
-        "request-seconds of an engine that has none are made up from what is in flight.\n\n"
-        + table(("quantity", "what it is", "unit", "told by"), rows)
+        "\n## Quantities\n\nThe values of `quantity` and `signal`: what sources hand over, and any "
+        f"signal that a target is set for; `{QUERIES}` stands for all queries of a service, by the "
+        "one that fares worst. Activators tell what passes through them, engines what happens in "
+        "replicas; request-seconds of an engine that has none are made up from what is in flight."
+        "\n\n" + table(("quantity", "what it is", "unit", "told by"), rows)
     )
 
 

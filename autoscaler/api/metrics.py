@@ -5,11 +5,13 @@ What is not known has no sample: a 0 would be a statement. Every label has few v
 that users write go by the one name `prometheus`.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -18,6 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from autoscaler.core.decide import Decision
 from autoscaler.core.lead_time import SPREAD_S, LeadTimes, StartsSeen
 from autoscaler.core.proposal import Bound
 from autoscaler.core.replicas import ReplicaState
@@ -82,34 +85,27 @@ def _ended(seen: _Seen) -> Samples:
 
 
 def _absent(seen: _Seen) -> Samples:
-    return (((name,), 1.0) for name, share_ratio in _shares(seen).items() if share_ratio is None)
+    """Of what sources hand over, and of the signals that a target is set for."""
+    quantities = {**seen.record.snapshot.measures, **_targeted(seen.record.decision)}
+    absent = {_name(quantity) for quantity, of in quantities.items() if isinstance(of, NoReading)}
+    return (((name,), 1.0) for name in sorted(absent))
 
 
-def _told(seen: _Seen) -> Samples:
-    for name, share_ratio in _shares(seen).items():
-        if share_ratio is not None:
-            yield (name,), share_ratio
+def _shares(seen: _Seen) -> Samples:
+    worst: dict[str, float] = {}
+    for signal, of in _targeted(seen.record.decision).items():
+        share_ratio = 0.0 if isinstance(of, NoReading) else of.share_ratio
+        worst[_name(signal)] = min(share_ratio, worst.get(_name(signal), 1.0))
+    return (((name,), share_ratio) for name, share_ratio in worst.items())
 
 
-def _shares(seen: _Seen) -> dict[str, float | None]:
-    """What every quantity speaks for; None: it was not read.
-
-    Quantities are what sources hand over, and the signals that a target is set for.
-    """
-    decision = seen.record.decision
+def _targeted(decision: Decision) -> dict[Quantity, Reading | NoReading]:
     targets = {candidate.signal for candidate in decision.candidates}
-    quantities: dict[Quantity, Reading | NoReading] = {
-        **seen.record.snapshot.measures,
-        **{signal: of for signal, of in decision.signals.items() if str(signal) in targets},
-    }
-    shares: dict[str, float | None] = {}
-    for quantity, of in quantities.items():
-        name = QUERIES if isinstance(quantity, Query) else str(quantity)
-        share_ratio = None if isinstance(of, NoReading) else of.share_ratio
-        before = shares.get(name, share_ratio)
-        worst = None if before is None or share_ratio is None else min(before, share_ratio)
-        shares[name] = worst
-    return shares
+    return {signal: of for signal, of in decision.signals.items() if str(signal) in targets}
+
+
+def _name(quantity: Quantity) -> str:
+    return QUERIES if isinstance(quantity, Query) else str(quantity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +149,9 @@ _ROWS = (
     _Row("reading_absent",
          "1 for a quantity that could not be read; no count falls on it. GET /v1/services says "
          "why.", _absent, "quantity"),
-    _Row("reading_share_ratio",
-         "Part of the replicas that a quantity speaks for; below 1 it may raise a count and never "
-         "lower it.", _told, "quantity"),
+    _Row("signal_share_ratio",
+         "Part of the replicas that a signal with a target speaks for, 0 where it could not be "
+         "read; below 1 it may raise a count and never lower it.", _shares, "signal"),
 )  # fmt: skip
 
 
@@ -223,6 +219,24 @@ def source_metrics(sources: Iterable[SourceHealth]) -> Iterator[Metric]:
         asked.add_metric([health.name], health.asked)
         failed.add_metric([health.name], health.failed)
     yield from (up, age, asked, failed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected(Collector):
+    """Metrics as they were at one moment; nothing changes them any more."""
+
+    metrics: tuple[Metric, ...]
+
+    def collect(self) -> tuple[Metric, ...]:
+        return self.metrics
+
+
+async def exposition(registry: CollectorRegistry) -> bytes:
+    """The text of a scrape: collected between two ticks, and written down beside them.
+
+    Of thousands of services the text takes longer to write than the numbers to collect.
+    """
+    return await asyncio.to_thread(generate_latest, _Collected(tuple(registry.collect())))
 
 
 def _of_source(name: str, meaning: str) -> GaugeMetricFamily:

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from fastapi import FastAPI, HTTPException, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from pydantic import BaseModel
 
+from autoscaler.api.metrics import exposition
 from autoscaler.core.replicas import ReplicaState
 from autoscaler.core.signals import (
     MEASURES,
@@ -184,7 +185,7 @@ def create_api(
 
     @api.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition(registry), media_type=CONTENT_TYPE_LATEST)
 
     return api
 

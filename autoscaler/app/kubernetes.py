@@ -37,6 +37,7 @@ from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
 from autoscaler.adapters.kubernetes.selectors import ScaleSelectors
 from autoscaler.adapters.kubernetes.vouching import Vouching
 from autoscaler.adapters.kubernetes.watches import Scope, Watches
+from autoscaler.adapters.prometheus import PrometheusSignalSource
 from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
@@ -135,10 +136,24 @@ class KubernetesController:
             inventory=inventory,
             blind=self._demand.blind,
         )
+        self._prometheus = (
+            None
+            if settings.prometheus is None
+            else PrometheusSignalSource(
+                settings.prometheus,
+                clock=clock,
+                pods=self._cluster.metrics_places,
+                queries=self._cluster.queries,
+            )
+        )
         self._store = ConfigMapMemoryStore(api, namespace=place.namespace)
         self._loop = ControlLoop(
             cluster=self._cluster,
-            sources=[self._demand, *([self._gpus] if self._exporters.named else [])],
+            sources=[
+                self._demand,
+                *([self._gpus] if self._exporters.named else []),
+                *([self._prometheus] if self._prometheus is not None else []),
+            ],
             routes=self._routes,
             store=self._store,
             clock=clock,
@@ -250,6 +265,8 @@ class KubernetesController:
                 acting.create_task(self._routes.run(), name="slices")
                 acting.create_task(self._routes.prove(), name="proofs")
                 acting.create_task(self._demand.run(), name="scrapes")
+                if self._prometheus is not None:
+                    acting.create_task(self._prometheus.run(), name="prometheus")
                 acting.create_task(self._selectors.run(), name="selectors")
                 if self._exporters.named:
                     acting.create_task(self._exporters.run(), name="exporters")

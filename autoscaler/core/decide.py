@@ -51,8 +51,7 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 class Decision:
     """How many replicas one service should have now, the state it is in, and the trail to it.
 
-    `replicas` is what will be asked for, `decided` what would be if nothing held us back from
-    acting.
+    `replicas` is what is asked for, `decided` what would be if it were not a dry run, or paused.
     """
 
     service: ServiceId
@@ -128,8 +127,8 @@ def decide(
     lead_time_s = memory.lead_times.quantile(0.9)
     # 2. What the signals ask for, within the user's bounds.
     signals = signals_at(snapshot, policy.queries, memory, now_s)
-    asked = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
-    wish = _bounded(asked, policy)
+    wish = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
+    wish = _bounded(wish, policy)
     # 3. How much of it may happen now.
     wish, history = stabilize.stabilize(
         wish,
@@ -159,8 +158,8 @@ def decide(
         active_s=now_s - memory.state_since_s,
         blind_s=0.0 if memory.blind_since_s is None else now_s - memory.blind_since_s,
     )
-    decision = _decision(snapshot, policy, wish, rule, count, why=why, in_path=in_path)
-    return replace(decision, wished=asked.replicas, signals=signals), memory
+    said = _decision(snapshot, policy, wish, rule, count, signals=signals, why=why, in_path=in_path)
+    return said, memory
 
 
 def signals_at(
@@ -414,6 +413,7 @@ def _decision(
     rule: zero.Rule,
     count: int,
     *,
+    signals: Signals,
     why: str,
     in_path: str | None,
 ) -> Decision:
@@ -442,7 +442,9 @@ def _decision(
         candidates=wish.candidates,
         acts=not halted,
         in_path=in_path,
+        wished=wish.wished,
         bound_by=bound_by,
+        signals=signals,
     )
 
 

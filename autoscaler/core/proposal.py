@@ -58,11 +58,13 @@ class Candidate:
 class Proposal:
     """How many replicas one service should have.
 
-    `exact` is the demand in replicas before rounding up: tolerance is judged on it.
+    `exact` is the demand in replicas before rounding up: tolerance is judged on it. `wished` is
+    what the policy asked for; bounds and limits change `replicas` alone.
     """
 
     replicas: int
     exact: float
+    wished: int
     because: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     bound_by: Bound = Bound.TARGET

@@ -3,11 +3,15 @@
 
 import os
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autoscaler.adapters.engines.histograms import Distribution
+from autoscaler.adapters.engines.notation import Line
 from autoscaler.adapters.engines.table import ENGINES, Times
 from autoscaler.adapters.engines.telling import KEYS, READINGS, Told, told
 from autoscaler.core.signals import NoReading
@@ -494,6 +498,25 @@ def test_what_is_no_page_of_an_engine_is_refused(page: str, why: str) -> None:
     found = told(page)
     assert isinstance(found, NoReading)
     assert why in found.why
+
+
+NUMBERS = st.floats().map(str) | st.sampled_from(["1_0", "18446744073709551615", "", "1 2 3"])
+TIMED = [way for engine in ENGINES for ways in engine.times.values() for way in ways]
+LINES = [line for engine in ENGINES for line in engine.lines]
+ANY_NAME = sorted({line.name for line in (*LINES, *TIMED) if isinstance(line, Line)})
+ENDINGS = st.sampled_from(
+    ["", "_sum", "_count", '_bucket{le="1"}', '_bucket{le="+Inf"}', '{a="b"}']
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(ANY_NAME), ENDINGS, NUMBERS), max_size=12))
+def test_no_page_is_told_as_anything_but_finite_numbers(lines: list[tuple[str, str, str]]) -> None:
+    """Whatever stands in it: numbers that can be, or why not."""
+    found = told("".join(f"{name}{ending} {value}\n" for name, ending, value in lines))
+    if isinstance(found, Told):
+        spans = [v for of in times(found).values() for v in of]
+        for value in (*found.readings.values(), *found.capacities.values(), *spans):
+            assert value is None or (isinstance(value, float) and 0 <= value < inf)
 
 
 def test_every_engine_that_was_promised_is_in_the_table() -> None:

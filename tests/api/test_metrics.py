@@ -86,11 +86,11 @@ async def test_what_is_absent_is_told_as_absent_and_never_as_a_value() -> None:
         targets=(Target(Signal.QUEUE, 2.0), Target(Signal.GPU_UTILIZATION, 0.7)),
     )
     await stage.tick_at(0.0)
-    absent = [({"quantity": "held"}, 1.0), ({"quantity": "gpu-utilization"}, 1.0)]
+    absent = [({"quantity": "gpu-utilization"}, 1.0), ({"quantity": "held"}, 1.0)]
     assert told(stage, "reading_absent") == absent
-    assert told(stage, "reading_share_ratio") == [
-        ({"quantity": "waiting"}, 0.75),
-        ({"quantity": "queue"}, 0.75),
+    assert told(stage, "signal_share_ratio") == [
+        ({"signal": "queue"}, 0.75),
+        ({"signal": "gpu-utilization"}, 0.0),
     ]
     assert told(stage, "held_requests") == []
 
@@ -105,13 +105,13 @@ async def test_what_users_write_is_no_label(order: int) -> None:
         targets=tuple(Target(query, 1.0) for query in queries[:2]),
     )
     await stage.tick_at(0.0)
-    assert told(stage, "reading_share_ratio") == [({"quantity": "prometheus"}, 0.5)]
+    assert told(stage, "signal_share_ratio") == [({"signal": "prometheus"}, 0.5)]
     assert told(stage, "reading_absent") == []
 
     targets = tuple(Target(query, 1.0) for query in queries[::order])
     stage = Stage(ASource(a_health(), dict(zip(queries, seen, strict=False))), targets=targets)
     await stage.tick_at(0.0)
-    assert told(stage, "reading_share_ratio") == []
+    assert told(stage, "signal_share_ratio") == [({"signal": "prometheus"}, 0.0)]
     assert told(stage, "reading_absent") == [({"quantity": "prometheus"}, 1.0)]
 
 
@@ -168,8 +168,8 @@ async def test_series_of_a_service_are_bounded() -> None:
     stage = Stage(ASource(a_health(), everything), targets=targets, scale_down=RateRule())
     for at_s in range(5):
         await stage.tick_at(at_s)
-    quantities = told(stage, "reading_share_ratio") + told(stage, "reading_absent")
-    assert len(quantities) <= len(Measure) + len(Signal) + 1
+    assert len(told(stage, "signal_share_ratio")) == len(Signal) + 1
+    assert len(told(stage, "reading_absent")) <= len(Measure) + len(Signal) + 1
     assert {labels["rule"] for labels, _ in told(stage, "decisions_total")} <= set(Bound)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 
+from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
 from autoscaler.core.policy import RateRule, Target
 from autoscaler.core.signals import Measure, Measures, NoReading, Query, Reading, Signal
@@ -15,12 +16,25 @@ SERVICE = "/v1/services/local/iris"
 QUERY = Query("sum(jobs_waiting)")
 
 
+async def test_metrics_are_served_as_text() -> None:
+    """A scrape gets what was collected at that moment."""
+    stage, registry = Stage(ASource(a_health())), CollectorRegistry()
+    registry.register(LoopCollector(stage.loop, demand=lambda _: NoReading("no activator")))
+    await stage.tick_at(0.0)
+    async with connected(stage, registry) as client:
+        answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'tidegate_wanted_replicas{name="iris",namespace="local"} 4.0' in answer.text
+
+
+def connected(stage: Stage, registry: CollectorRegistry) -> httpx.AsyncClient:
+    api = create_api(stage.loop, registry=registry, now_s=stage.clock.now_s)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://api")
+
+
 async def asked(stage: Stage, path: str) -> Any:
     """The answer's JSON."""
-    api = create_api(stage.loop, registry=CollectorRegistry(), now_s=stage.clock.now_s)
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=api), base_url="http://api"
-    ) as client:
+    async with connected(stage, CollectorRegistry()) as client:
         answer = await client.get(path)
         assert answer.status_code == 200, answer.text
         return answer.json()

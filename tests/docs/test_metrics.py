@@ -27,7 +27,7 @@ def test_every_collector_of_metrics_is_asked() -> None:
     written = {
         name
         for text in SOURCES.values()
-        for name in re.findall(r"^class (\w+)\((?:\w+, )*Collector\)", text, re.MULTILINE)
+        for name in re.findall(r"^class ([A-Z]\w+)\((?:\w+, )*Collector\)", text, re.MULTILINE)
     }
     asked = {type(collector).__name__ for of in collectors().values() for collector in of}
     assert written <= asked

@@ -98,7 +98,8 @@ def _wrote(engine: Engine, page: str) -> bool:
         at = page.find(f"\n{begins}")
         if at >= 0:
             line = page[at : page.find("\n", at + 1)]
-            return not engine.known_label or f'{engine.known_label}="' in line
+            label = engine.known_label
+            return not label or re.search(rf'[{{, ]{label}="', line) is not None
     return False
 
 

@@ -215,9 +215,9 @@ def _page(at: At, answer: Answer | NoAnswer) -> tuple[Device, ...] | NoReading:
     if isinstance(answer, NoAnswer):
         return NoReading(f"{at} {answer.why}")
     if answer.status != HTTPStatus.OK:
-        return NoReading(f"{at} answered {answer.status}")
+        return NoReading(f"{at} answered {answer.status}; is that where an exporter's metrics are?")
     if not answer.whole:
-        return NoReading(f"{at} broke off, or gave more than {PAGE_MAX_BYTES} bytes")
+        return NoReading(f"{at} broke off: {answer.cut}")
     page = samples(answer.body.decode(errors="replace"), names=ASKED_FOR)
     if isinstance(page, NoReading):
         return NoReading(f"{at}: {page.why}")

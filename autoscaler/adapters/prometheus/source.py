@@ -113,6 +113,7 @@ class PrometheusSignalSource:
             question.signal: not_asked for question in self._questions
         }
         self._own: dict[str, _Given | NoReading] = {}  # by PromQL
+        self._tried: dict[str, tuple[bool, float]] = {}  # whether it failed, and when
         self._asked_about: dict[ServiceId, float] = {}  # when last
         self._kept: dict[ServiceId, _Kept] = {}
         self._round = 0
@@ -211,15 +212,12 @@ class PrometheusSignalSource:
 
     async def _ask_own(self, wanted: Collection[str]) -> None:
         """Ask the users' queries; those that wait the longest first, those that failed last."""
-        known = {promql: self._own.get(promql) for promql in wanted}
-        self._own = {promql: seen or NoReading("not asked yet") for promql, seen in known.items()}
-
-        def turn(promql: str) -> tuple[bool, float]:
-            seen = known[promql]
-            return isinstance(seen, NoReading), seen.at_s if isinstance(seen, _Given) else 0.0
-
+        not_asked = NoReading("not asked yet")
+        self._own = {promql: self._own.get(promql, not_asked) for promql in wanted}
+        self._tried = {promql: self._tried.get(promql, (False, 0.0)) for promql in wanted}
         ends_s = self._clock.now_s() + QUERIES_PER_ROUND_S
-        await asyncio.gather(*(self._ask_one(p, ends_s) for p in sorted(wanted, key=turn)))
+        in_turn = sorted(wanted, key=self._tried.__getitem__)
+        await asyncio.gather(*(self._ask_one(promql, ends_s) for promql in in_turn))
 
     async def _ask_one(self, promql: str, ends_s: float) -> None:
         async with self._free:
@@ -229,8 +227,10 @@ class PrometheusSignalSource:
                 samples = await self._ask(promql)
             except (GiveUp, RetryLater) as trouble:
                 self._own[promql] = NoReading(str(trouble))
+                self._tried[promql] = (True, self._clock.now_s())
             else:
                 self._own[promql] = _Given(samples, self._clock.now_s())
+                self._tried[promql] = (False, self._clock.now_s())
 
     async def _ask(self, promql: str) -> list[Sample]:
         self._asked += 1

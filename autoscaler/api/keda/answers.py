@@ -12,13 +12,7 @@ from enum import Enum
 from typing import Final
 
 from autoscaler.api.keda.trigger import MOST, WISH, Trigger
-from autoscaler.core.signals import (
-    RATIOS,
-    Measure,
-    NoReading,
-    Reading,
-    Signal,
-)
+from autoscaler.core.signals import RATIOS, Measure, NoReading, Reading, Signal
 from autoscaler.core.zero import ZeroState
 from autoscaler.loop import Record
 

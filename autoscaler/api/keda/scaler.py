@@ -22,6 +22,7 @@ from autoscaler.loop import ControlLoop, Record
 SERVICE: Final = "externalscaler.ExternalScaler"
 STALE_AFTER_S: Final = 30.0  # a loop that has said nothing for so long may know nothing any more
 NAMED_MOST: Final = 10  # services that an error names
+WORDS_MOST: Final = 1500  # letters of an error: they travel in a header, which ends at 8 KiB
 
 CODES: Final[Mapping[Because, grpc.StatusCode]] = {
     Because.UNREAD: grpc.StatusCode.UNAVAILABLE,
@@ -198,9 +199,12 @@ class _Status:
 
     async def __aexit__(self, kind: object, trouble: BaseException | None, trace: object) -> None:
         if isinstance(trouble, BadInput):
-            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(trouble))
+            await self._abort(grpc.StatusCode.INVALID_ARGUMENT, str(trouble))
         if isinstance(trouble, _Refused):
-            await self._context.abort(trouble.code, trouble.why)
+            await self._abort(trouble.code, trouble.why)
+
+    async def _abort(self, code: grpc.StatusCode, why: str) -> None:
+        await self._context.abort(code, why[:WORDS_MOST])
 
 
 def handlers(scaler: ExternalScaler) -> "grpc.GenericRpcHandler[Any, Any]":

@@ -13,7 +13,7 @@ from autoscaler import contract
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.signals import Query, ServiceId, Signal
 from autoscaler.errors import BadInput
-from autoscaler.text import Unreadable, bad_value, nearest, unknown_key
+from autoscaler.text import Unreadable, bad_value, nearest, shortened, unknown_key
 
 WISH: Final = "wish"  # how many replicas Tidegate would have
 Asked = Literal["wish"] | Signal | Query
@@ -22,7 +22,7 @@ KEYS: Final = ("service", "signal", "target")
 # Of KEDA's own triggers `external` and `external-push`.
 THEIRS: Final = frozenset(
     ("scalerAddress", "enableTLS", "unsafeSsl", "tlsCertFile", "caCert", "tlsClientCert",
-     "tlsClientKey", "metricName", "metricType", "useCachedMetrics")
+     "tlsClientKey")
 )  # fmt: skip
 SIGNALS: Final = ", ".join((WISH, *Signal, "prometheus(QUERY)"))
 SERVICE: Final = "NAME or NAMESPACE/NAME"
@@ -76,7 +76,9 @@ class Trigger:
 def read(metadata: Mapping[str, str], *, namespace: str, name: str) -> Trigger:
     """The trigger of the ScaledObject `namespace`/`name`. Raises `BadInput`, a line a problem."""
     problems = [
-        unknown_key(key, key, KEYS) for key in metadata if key not in KEYS and key not in THEIRS
+        unknown_key(shortened(key), key, KEYS)
+        for key in metadata
+        if key not in KEYS and key not in THEIRS
     ]
     service = _service(metadata.get("service", name), namespace, problems)
     signal = _signal(metadata.get("signal", WISH), problems)

@@ -22,8 +22,9 @@ def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposa
     because = tuple(candidate.because for candidate in candidates)
     if blind and exact < current:
         because += (f"D1 hold {current}: {', '.join(blind)} not fully read",)
-        return Proposal(current, float(current), because, candidates, Bound.HOLD)
-    return Proposal(_rounded_up(exact), exact, because, candidates)
+        return Proposal(current, float(current), current, because, candidates, Bound.HOLD)
+    count = _rounded_up(exact)
+    return Proposal(count, exact, count, because, candidates)
 
 
 def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candidate:

@@ -225,8 +225,8 @@ async def test_one_connection_serves_all_scrapes(asked: Asked) -> None:
         ),
         pytest.param(
             OK[:17] + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
-            "binary",
-            id="what nobody asked to be packed",
+            "gzip broke off",
+            id="packed, and cut off",
         ),
     ],
 )

@@ -2,6 +2,8 @@
 """How busy a service's GPUs are, by the processes on them; and what is not told."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -194,24 +196,43 @@ async def test_a_thread_looks_for_as_long_as_the_source_runs_and_a_tick_never_wa
     )
 
 
-def test_a_grandchild_descends_from_the_process_that_began_it_all() -> None:
-    """The child says the ids of itself and of a process that it starts."""
-    program = (
-        "import os,subprocess,sys;"
-        "inner=subprocess.Popen([sys.executable,'-c','input()'],stdin=subprocess.PIPE);"
-        "print(os.getpid(),inner.pid,flush=True);input();inner.communicate(b'\\n')"
-    )
-    with subprocess.Popen(  # noqa: S603 - the program is ours
+def run_program(program: str) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """Start a program that leads a group; the process ids that it writes on its first line."""
+    child = subprocess.Popen(  # noqa: S603 - the program is ours
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
-    ) as child:
-        assert child.stdout is not None
-        outer, inner = (int(word) for word in child.stdout.readline().split())
+    )
+    assert child.stdout is not None
+    return child, [int(word) for word in child.stdout.readline().split()]
+
+
+def test_a_process_descends_from_whoever_began_it_in_whichever_group() -> None:
+    child, (outer, inner) = run_program(
+        "import os,subprocess,sys;"
+        "inner=subprocess.Popen([sys.executable,'-c','input()'],stdin=subprocess.PIPE,"
+        "start_new_session=True);"
+        "print(os.getpid(),inner.pid,flush=True);input();inner.communicate(b'\\n')"
+    )
+    with child:
         assert {inner, outer} <= lineage(inner)
         assert inner not in lineage(outer)
         child.communicate(b"\n")
+
+
+def test_an_orphan_belongs_to_the_leader_of_its_group() -> None:
+    child, (outer, orphan) = run_program(
+        "import os,subprocess;"
+        "said=subprocess.check_output(['sh','-c','sleep 60 >/dev/null & echo $!']);"
+        "print(os.getpid(),int(said),flush=True);input()"
+    )
+    with child:
+        try:
+            assert outer in lineage(orphan)
+        finally:
+            os.kill(orphan, signal.SIGKILL)
+            child.communicate(b"\n")
 
 
 def test_a_process_that_has_ended_is_its_own_only_kin() -> None:

@@ -364,6 +364,15 @@ async def test_wrong_metadata_is_refused_with_what_is_permitted(
         assert re.search(words, said), said
 
 
+async def test_however_much_is_wrong_the_words_arrive(keda: Keda) -> None:
+    """They travel in a header; one that is too long would end the call with other words."""
+    keda.serves(scale=1)
+    await keda.sees(load(0.0), for_s=1.0)
+    code, words = await status_of(keda.spec(**{f"key{n}" * 50: "x" for n in range(100)}))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "permitted: service, signal, target" in words
+
+
 async def test_a_metric_of_an_earlier_trigger_is_refused(keda: Keda) -> None:
     """An HPA that still has the target of another signal must not get this one's value."""
     keda.serves(scale=1)
