@@ -30,7 +30,7 @@ JITTER_RATIO: Final = 0.1
 LONGEST_BACK_OFF_S: Final = 10.0
 ROUND_S: Final = 0.05  # how often it is looked whose turn it is
 FORGOTTEN_AFTER_S: Final = 60.0  # a service that nobody asks about any more
-BEGUN_PER_S: Final = 2_500  # of pods that answer: nearly a core, if their pages are long
+BEGUN_PER_S: Final = 2_500  # of pods that answer: two thirds of a core, if their pages are long
 TRIED_PER_S: Final = 500  # of pods that do not: a twentieth of a core, where nothing listens
 READ_MOST_RATIO: Final = 0.05  # of a core for one pod: a page that takes long is read less often
 LATE_S: Final = 0.5  # that a pod's turn is late is told from here on
@@ -65,13 +65,17 @@ class Room:
 
 @dataclass(slots=True, eq=False)
 class _Pod:
-    """One pod and what it said. `last`: its newest look, however old; `failures` in a row."""
+    """One pod and what it said. `last`: its newest look, however old; `failures` in a row.
+
+    `turn_s`: when its turn came last.
+    """
 
     kept: Kept
     pod_id: str
     why: NoReading
     last: Look | None = None
     failures: int = 0
+    turn_s: float = 0.0
     expected: bool = True
     busy: bool = False
 
@@ -217,6 +221,7 @@ class EngineScraper:
             self._forget(service)
         while self._due and self._due[0][0] <= now_s:
             due_s, number, pod = heappop(self._due)
+            pod.turn_s = due_s
             lane = self._answering if pod.answers else self._others
             heappush(lane.turns, (pod.failures, due_s, number, pod))
         for lane in (self._answering, self._others):
@@ -241,11 +246,14 @@ class EngineScraper:
         page = self._read(pod.kept.at, answer)
         read_s = thread_time() - began_s
         self._note(pod, page)
-        if pod.expected:
-            back_off_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
-            self._when(pod, min(max(back_off_s, read_s / READ_MOST_RATIO), LONGEST_BACK_OFF_S))
-        else:
+        if not pod.expected:
             self._drop(pod)
+            return
+        pause_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
+        pause_s = min(max(pause_s, read_s / READ_MOST_RATIO), LONGEST_BACK_OFF_S)
+        # From turn to turn, so that waiting for it and for the answer does not add to the period.
+        spent_s = 0.0 if pod.failures else self._clock.now_s() - pod.turn_s
+        self._when(pod, pause_s, spent_s=spent_s)
 
     def _note(self, pod: _Pod, page: Page | NoReading) -> None:
         self._asked += 1
@@ -258,8 +266,10 @@ class EngineScraper:
             pod.last = followed_up(page, at_s=self._answered_at_s, before=pod.last)
             pod.failures = 0
 
-    def _when(self, pod: _Pod, in_s: float) -> None:
-        in_s *= 1 + self._random.uniform(-JITTER_RATIO, JITTER_RATIO)
+    def _when(self, pod: _Pod, pause_s: float, *, spent_s: float = 0.0) -> None:
+        """Its turn comes after a pause, of which `spent_s` is over; half of it is always left."""
+        pause_s *= 1 + self._random.uniform(-JITTER_RATIO, JITTER_RATIO)
+        in_s = max(pause_s - spent_s, pause_s / 2)
         heappush(self._due, (self._clock.now_s() + in_s, next(self._number), pod))
 
     def _forget(self, service: ServiceId) -> None:
