@@ -44,6 +44,7 @@ from autoscaler.api.status import create_api
 from autoscaler.app.serving import ApiServer, KedaServer
 from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.cluster_settings import ClusterSettings
+from autoscaler.descriptors import raise_descriptor_limit
 from autoscaler.errors import GiveUp, RetryLater
 from autoscaler.loop import ControlLoop, Record
 
@@ -71,6 +72,7 @@ def run_kubernetes(config_file: Path | None, kubeconfig: Path | None) -> None:
     """Run until SIGTERM or Ctrl-C. Raises `BadInput`, or `GiveUp` when leadership was lost."""
     settings = cluster_settings.load(config_file)
     logs.configure()
+    raise_descriptor_limit()  # each pod that is asked has a connection of its own
     asyncio.run(_run(settings, kubeconfig))
 
 
