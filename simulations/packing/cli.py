@@ -37,9 +37,7 @@ def packing(
         str, typer.Option(help=f"How nodes are ranked: {', '.join(RANKINGS)}.")
     ] = "tidegate",
     seeds: Annotated[int, typer.Option(min=1, help="How many runs, each of its own order.")] = 10,
-    first_seed: Annotated[
-        int, typer.Option(help="The first seed; the others follow.")
-    ] = FIRST_SEED,
+    first_seed: Annotated[int, typer.Option(help="Seeds count up from this one.")] = FIRST_SEED,
     jobs: Annotated[int, typer.Option(min=1, help="How many runs at once.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     plot_file: Annotated[
@@ -124,9 +122,9 @@ def _timed(
 def _draw(file: Path, runs: Sequence[Run], *, title: str) -> None:
     points = curve(runs)
     means = [100 - one.at(FULL).allocated_percent for one in runs]
-    subtitle = (
-        f"{sum(means) / len(means):.2f} % unallocated at {FULL} % asked for, {len(runs)} seeds"
-    )
+    mean = sum(means) / len(means)
+    subtitle = f"{mean:.2f} % unallocated at {FULL} % asked for, {len(runs)} seeds"
+
     try:
         file.write_text(
             picture.as_svg(runs, points, title=title, subtitle=subtitle), encoding="utf-8"
@@ -137,14 +135,17 @@ def _draw(file: Path, runs: Sequence[Run], *, title: str) -> None:
         ) from None
 
 
+_ROWS = (
+    ("unallocated", "unallocated_gpu_percent"),
+    ("idle in fragments", "fragments_gpu_percent"),
+)
+
+
 def _table(report: Report) -> Table:
     table = Table(title=f"{report['policy']}, at {FULL} % of the GPUs asked for")
     for column in ("of all GPUs", "mean", "min", "max"):
         table.add_column(column, justify="left" if column == "of all GPUs" else "right")
-    for name, key in (
-        ("unallocated", "unallocated_gpu_percent"),
-        ("idle in fragments", "fragments_gpu_percent"),
-    ):
+    for name, key in _ROWS:
         spread = report[key]
         if isinstance(spread, dict):
             table.add_row(name, *(f"{spread[part]:.2f} %" for part in ("mean", "min", "max")))
