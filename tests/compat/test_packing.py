@@ -33,7 +33,8 @@ FILE = DIRECTORY / "packing_cases.json"
 BOOK: Mapping[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"cases": []}
 HERE = np.array([0])
 
-Given, Expected = Mapping[str, Any], Mapping[str, Any]
+Given = Mapping[str, Any]
+Expected = Mapping[str, Any]
 
 
 def a_node_with(free_milli: list[int], *, model: str = "", cpu_milli: int | None = None) -> Fleet:
