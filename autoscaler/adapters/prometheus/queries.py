@@ -6,7 +6,7 @@ the numbers and for their time, told apart by a label; a number without its time
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Final
@@ -161,7 +161,15 @@ class _Parts:
         return self._numbers[value]
 
     def __str__(self) -> str:
-        return " or ".join(self._terms)
+        return _joined(self._terms)
+
+
+def _joined(terms: Sequence[str]) -> str:
+    """All of them, in pairs of pairs: each `or` copies what stands on both of its sides."""
+    if len(terms) <= 1:
+        return "".join(terms)
+    half = len(terms) // 2
+    return f"({_joined(terms[:half])} or {_joined(terms[half:])})"
 
 
 def _of_engines(signal: Signal, *, window_s: float) -> Question:
@@ -179,13 +187,19 @@ def _use(line: Line, engine: Engine, measure: Measure, parts: _Parts, *, window_
     """A line's number for each pod: a level's sum, the mean of parts of a whole, or a rate."""
     wholes = (f'{label}=""' for label in sorted(engine.whole_on))
     where = (f'{label}="{value}"' for label, value in line.where.items())
-    matchers = ", ".join((*where, *wholes))
+    matchers = ", ".join((*where, *wholes, *_known(engine, line)))
     seen = f"{line.name}{{{matchers}}}" if matchers else line.name
     level = seen if measure in LEVELS else f"rate({seen}[{window_s * 1000:.0f}ms])"
     once = ", ".join(sorted({*SCRAPED_BY, *engine.same_on}))
     combined = "avg" if measure in PARTS else "sum"
     value = f"{combined} by ({WHOSE}) (max without ({once}) ({level}))"
     return Use(parts.number(value, seen=seen), str(line), line.factor, line.optional)
+
+
+def _known(engine: Engine, line: Line) -> Iterator[str]:
+    """What tells this engine's series from those of another that uses the same names."""
+    if engine.known_label and line.name.startswith(engine.known_by):
+        yield f'{engine.known_label}!=""'
 
 
 def _of_gpus(*, window_s: float) -> Question:
