@@ -41,6 +41,7 @@ from autoscaler.adapters.prometheus import PrometheusSignalSource
 from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
+from autoscaler.app.recalling import recall
 from autoscaler.app.serving import ApiServer, KedaServer
 from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.cluster_settings import ClusterSettings
@@ -270,6 +271,9 @@ class KubernetesController:
                 if self._prometheus is not None:
                     acting.create_task(self._prometheus.run(), name="prometheus")
                 acting.create_task(self._selectors.run(), name="selectors")
+                if self._prometheus is not None:
+                    past = recall(self._loop, self._prometheus, self._clock)
+                    acting.create_task(past, name="past")
                 if self._exporters.named:
                     acting.create_task(self._exporters.run(), name="exporters")
                     acting.create_task(self._gpus.run(), name="gpus")
