@@ -327,5 +327,3 @@ def _request(container: Raw, *, name: str, read: Callable[[str], int]) -> int:
     if text is None:
         text = (resources.get("limits") or {}).get(name)
     return 0 if text is None else read(str(text))
-
-

@@ -8,7 +8,7 @@ whole call; and where it means "none" it says an empty list, never null.
 Source: k8s.io/kube-scheduler/extender/v1/types.go.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -106,21 +106,18 @@ def filter_reply(asked: Candidates, found: Filtered) -> bytes:
     )
 
 
-def host_priority(name: str) -> bytes:
-    """The beginning of a HostPriority, up to its score; `scores_reply` puts them together."""
-    return b'{"Host":' + orjson.dumps(name) + b',"Score":'
+def host_priorities(name: str) -> tuple[bytes, ...]:
+    """A HostPriority for each score 0..10, kept so that a reply only puts them together.
 
-
-_ENDS: Final = tuple(b"%d}" % score for score in range(MAX_SCORE + 1))
-
-
-def scores_reply(begun: Sequence[bytes], scores: Sequence[int]) -> bytes:
-    """A HostPriorityList of what `host_priority` began, with a score 0..10 each.
-
-    Put together by hand: 5,000 small dicts cost more than all the rest of the call.
+    5,000 small dicts would cost more than all the rest of the call.
     """
-    ends = map(_ENDS.__getitem__, scores)
-    return b"[" + b",".join(map(bytes.__add__, begun, ends)) + b"]"
+    begun = b'{"Host":' + orjson.dumps(name) + b',"Score":'
+    return tuple(begun + b"%d}" % score for score in range(MAX_SCORE + 1))
+
+
+def scores_reply(priorities: Iterable[bytes]) -> bytes:
+    """A HostPriorityList of what `host_priorities` made."""
+    return b"[" + b",".join(priorities) + b"]"
 
 
 def bind_ask(body: bytes) -> BindAsk:

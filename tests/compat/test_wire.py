@@ -35,7 +35,7 @@ def test_a_shared_wire_case_is_met_byte_by_byte(case: dict[str, Any]) -> None:
     wanted = case["expect"]["json"]
     expected = json.dumps(wanted, separators=(",", ":")).encode()
     assert case["input"]["type"] == "HostPriority", "a kind of case that is new here"
-    written = wire.scores_reply([wire.host_priority(wanted["Host"])], [wanted["Score"]])
+    written = wire.scores_reply([wire.host_priorities(wanted["Host"])[wanted["Score"]]])
     assert written == b"[" + expected + b"]"
 
 
@@ -100,11 +100,11 @@ def test_victims_sent_whole_are_answered_by_uid() -> None:
 
 
 def test_a_score_is_written_as_an_integer_and_a_name_is_quoted() -> None:
-    begun = [wire.host_priority('n"1'), wire.host_priority("n2")]
-    assert wire.scores_reply(begun, [10, 0]) == (
+    best, worst = wire.host_priorities('n"1')[10], wire.host_priorities("n2")[0]
+    assert wire.scores_reply([best, worst]) == (
         b'[{"Host":"n\\"1","Score":10},{"Host":"n2","Score":0}]'
     )
-    assert wire.scores_reply([], []) == b"[]"
+    assert wire.scores_reply([]) == b"[]"
 
 
 @pytest.mark.parametrize(
