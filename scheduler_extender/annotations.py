@@ -76,13 +76,9 @@ class PodSeen:
     ended: bool = False
     cpu_milli: int = 0
     ram_mib: int = 0
+    priority: int = 0
     granted: Granted | None = None
     unread: str = ""
-
-    @property
-    def holds(self) -> bool:
-        """Whether it takes room on its node."""
-        return bool(self.node) and not self.ended
 
 
 def pod_seen(raw: Raw) -> PodSeen:
@@ -101,6 +97,7 @@ def pod_seen(raw: Raw) -> PodSeen:
         ended=(raw.get("status") or {}).get("phase") in TERMINAL,
         cpu_milli=_requested(spec, "cpu", quantity.milli),
         ram_mib=_requested(spec, "memory", quantity.mib),
+        priority=spec.get("priority") or 0,
         granted=granted,
         unread=unread,
     )

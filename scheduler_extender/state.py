@@ -6,6 +6,7 @@ word on it is known: its answer, the watch, or a reading after the deadline. Wha
 rest is counted as far as it can be, its cards are cordoned, and it is told; nothing is dropped.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -20,9 +21,12 @@ from scheduler_extender.core.ledger import Conflict, Entry, Fact, Ledger, Stage
 from scheduler_extender.core.typical import Arrivals, Typical
 from scheduler_extender.core.verdicts import VerdictCache
 from scheduler_extender.node_report import NodeSeen
+from scheduler_extender.wire import BindAsk
 
 # Beyond what a Binding may take to be answered, by far; see `binding.BIND_S`.
 HOLD_S: Final = 60.0
+# UIDs that are remembered as gone, for what is read of a pod may come after the word of its end.
+MOST_GONE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,16 @@ class Doubt:
     node: str
     uuids: tuple[str, ...]
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A pod with a hold or a grant that the watch has not shown on its node yet."""
+
+    uid: str
+    namespace: str
+    name: str
+    since_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,8 @@ class ClusterState:
         self.pods_synced = False
         self._charges: dict[str, _Charge] = {}  # by UID
         self._used: dict[str, list[int]] = {}  # by node: CPU in milli, memory in MiB
-        self._unseen: dict[str, float] = {}  # UIDs of entries that no watch has shown, since when
+        self._unseen: dict[str, Unseen] = {}  # by UID: entries that the watch has not shown
+        self._gone: OrderedDict[str, None] = OrderedDict()  # UIDs, the last to go at the end
         self._tampered: dict[str, Doubt] = {}  # by UID
         self._on: dict[str, set[str]] = {}  # by node: UIDs of `pods`
         self._doubts: dict[str, tuple[Doubt, ...]] = {}  # by node
@@ -100,7 +115,7 @@ class ClusterState:
         """A pod that is pending says nothing of its hold: its Binding may be on the way."""
         if pod.ended:
             self.pod_gone(pod.uid)
-        elif pod.node and self.pods.get(pod.uid) != pod:
+        elif pod.node and pod.uid not in self._gone and self.pods.get(pod.uid) != pod:
             self.pods[pod.uid] = pod
             self._on.setdefault(pod.node, set()).add(pod.uid)
             self._unseen.pop(pod.uid, None)
@@ -113,22 +128,26 @@ class ClusterState:
         if pod is not None:
             self._on[pod.node].discard(uid)
         self._release(uid)
+        self._gone[uid] = None
+        if len(self._gone) > MOST_GONE:
+            self._gone.popitem(last=False)
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
         """What was bound or held after the list began may be missing in it."""
         for uid in self.pods.keys() - uids:
             self.pod_gone(uid)
-        for uid, since_s in tuple(self._unseen.items()):
-            if uid not in uids and since_s < began_s:
-                self.pod_gone(uid)
+        for unseen in tuple(self._unseen.values()):
+            if unseen.uid not in uids and unseen.since_s < began_s:
+                self.pod_gone(unseen.uid)
         if not self.pods_synced:
             self.pods_synced = True
             self.expect_arrivals()
 
     # What bind does
 
-    def hold(self, uid: str, demand: Demand, node: str, *, now_s: float) -> Entry | Refusal:
+    def hold(self, asked: BindAsk, demand: Demand, *, now_s: float) -> Entry | Refusal:
         """Fit anew and take. A pod that has an entry keeps it, on whatever node that is."""
+        uid, node = asked.uid, asked.node
         known = self.ledger.entry(uid)
         if known is not None:
             return known
@@ -145,28 +164,33 @@ class ClusterState:
             uid, replace(grant, cpu_milli=0, ram_mib=0), deadline_s=now_s + HOLD_S
         )
         if isinstance(entry, Entry):
-            self._unseen[uid] = now_s
+            self._unseen[uid] = Unseen(uid, asked.namespace, asked.pod, now_s)
             self._charge(uid, _Charge(node, demand.cpu_milli, demand.ram_mib))
         return entry
 
-    def confirm(self, uid: str, *, now_s: float) -> None:
+    def confirm(self, uid: str) -> None:
         """The API server said that the Binding was made."""
-        entry = self.ledger.entry(uid)
-        if entry is not None and entry.stage is Stage.HELD:
+        entry = self.held(uid)
+        if entry is not None:
             self.ledger.bound(entry.fact)
-            if uid not in self.pods:
-                self._unseen[uid] = now_s
 
     def release_hold(self, uid: str) -> None:
         """Its Binding was not made, and cannot be made any more."""
-        entry = self.ledger.entry(uid)
-        if entry is not None and entry.stage is Stage.HELD:
+        if self.held(uid) is not None:
             self._release(uid)
 
     def held(self, uid: str) -> Entry | None:
         """The hold of a pod whose Binding is on the way or not answered."""
         entry = self.ledger.entry(uid)
         return entry if entry is not None and entry.stage is Stage.HELD else None
+
+    def overdue(self, now_s: float) -> tuple[Unseen, ...]:
+        """Entries that the watch should have shown by now: their pods have to be read."""
+        return tuple(one for one in self._unseen.values() if one.since_s + HOLD_S <= now_s)
+
+    def on(self, node: str) -> tuple[PodSeen, ...]:
+        """The pods that the watch shows on a node."""
+        return tuple(self.pods[uid] for uid in self._on.get(node, ()))
 
     # What upkeep does
 
