@@ -130,7 +130,7 @@ class Binds:
             return str(trouble)
         if pod is None or pod.seen.uid != asked.uid:
             return f"there is no pod {asked.namespace}/{asked.pod} of UID {asked.uid} any more"
-        self._state.pod_seen(pod.seen)
+        self._state.pod_read(pod.seen, now_s=self._now_s())
         if pod.seen.node:
             return f"pod {asked.namespace}/{asked.pod} is bound to {pod.seen.node} already"
         return pod.demand if isinstance(pod.demand, Demand) else str(pod.demand)
@@ -172,6 +172,6 @@ class Binds:
     def _take(self, uid: str, pod: PodRead | None) -> None:
         """Let the state know what was read where the pod of this UID should be."""
         if pod is not None and pod.seen.uid == uid:
-            self._state.pod_seen(pod.seen)
+            self._state.pod_read(pod.seen, now_s=self._now_s())
         else:
             self._state.pod_gone(uid)

@@ -113,14 +113,16 @@ class ClusterState:
 
     def pod_seen(self, pod: PodSeen) -> None:
         """A pod that is pending says nothing of its hold: its Binding may be on the way."""
-        if pod.ended:
-            self.pod_gone(pod.uid)
-        elif pod.node and pod.uid not in self._gone and self.pods.get(pod.uid) != pod:
-            self.pods[pod.uid] = pod
-            self._on.setdefault(pod.node, set()).add(pod.uid)
+        if pod.node:
             self._unseen.pop(pod.uid, None)
-            self._charge(pod.uid, _Charge(pod.node, pod.cpu_milli, pod.ram_mib))
-            self._bound(pod)
+        self._pod(pod)
+
+    def pod_read(self, pod: PodSeen, *, now_s: float) -> None:
+        """A pod as it was read by itself: newer than the watch, which will show it yet."""
+        shown = pod.uid in self.pods and pod.uid not in self._unseen
+        if pod.node and not shown and pod.uid not in self._gone:
+            self._unseen[pod.uid] = Unseen(pod.uid, pod.namespace, pod.name, now_s)
+        self._pod(pod)
 
     def pod_gone(self, uid: str) -> None:
         """Deleted or ended: no Binding of it can come any more, and its cards are free."""
@@ -134,7 +136,7 @@ class ClusterState:
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
         """What was bound or held after the list began may be missing in it."""
-        for uid in self.pods.keys() - uids:
+        for uid in self.pods.keys() - uids - self._unseen.keys():
             self.pod_gone(uid)
         for unseen in tuple(self._unseen.values()):
             if unseen.uid not in uids and unseen.since_s < began_s:
@@ -242,12 +244,21 @@ class ClusterState:
         for uid in self._on.get(node, ()):
             if self.pods[uid].granted is not None:
                 yield _fact(self.pods[uid])
-        for uid in self._unseen:
+        for uid in self._unseen.keys() - self.pods.keys():
             entry = self.ledger.entry(uid)
             if entry is not None and entry.fact.node == node:
                 yield entry.fact
 
     # What they share
+
+    def _pod(self, pod: PodSeen) -> None:
+        if pod.ended:
+            self.pod_gone(pod.uid)
+        elif pod.node and pod.uid not in self._gone and self.pods.get(pod.uid) != pod:
+            self.pods[pod.uid] = pod
+            self._on.setdefault(pod.node, set()).add(pod.uid)
+            self._charge(pod.uid, _Charge(pod.node, pod.cpu_milli, pod.ram_mib))
+            self._bound(pod)
 
     def _bound(self, pod: PodSeen) -> None:
         """Let the pod's annotations count, unless they were changed after the pod had its cards."""

@@ -34,6 +34,7 @@ class Fate(Enum):
     REPLY_LOST = "done, and the reply is lost"
     REQUEST_LOST = "never arrives"
     LATE = "is given up by the client, and done later"
+    BUSY = "is refused before anything is looked at"
 
 
 @dataclass(slots=True)
@@ -130,6 +131,8 @@ class FakeBinder:
             at_s = self.cluster.clock.s + self._delay_s()
             self.cluster.late.append(Late(at_s, binding))
             raise Unreachable("no answer in time", after_s=0.0)
+        if fate is Fate.BUSY:
+            raise Refused("the server is busy (429)")
         done: Refused | None = None
         try:
             self.cluster.bind(binding)
@@ -183,13 +186,17 @@ class FakeWatch:
         self._next = 0
 
     def list_all(self, *, began_s: float) -> None:
-        """A list as of now, which a client began to ask for at `began_s`."""
+        self.finish_list(self.begin_list(), began_s=began_s)
+
+    def begin_list(self) -> list[Raw]:
+        """What a list will hold that is taken now; the watch goes on from here."""
         self._next = len(self._cluster.history)
-        seen = set()
-        for pod in self._cluster.pods.values():
+        return list(self._cluster.pods.values())
+
+    def finish_list(self, pods: list[Raw], *, began_s: float) -> None:
+        for pod in pods:
             self._watched.pod_seen(pod_seen(pod))
-            seen.add(pod["metadata"]["uid"])
-        self._watched.pods_listed(seen, began_s=began_s)
+        self._watched.pods_listed({pod["metadata"]["uid"] for pod in pods}, began_s=began_s)
 
     def deliver(self, most: int = 10**9) -> None:
         for kind, pod in self._cluster.history[self._next : self._next + most]:

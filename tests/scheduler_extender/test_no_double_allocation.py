@@ -32,7 +32,7 @@ WISHES: list[dict[str, str]] = [
     {named.CORE: "30%"},
     {named.COUNT: "2", named.MEMORY: "12Gi"},
 ]
-FATES = [Fate.ANSWERED] * 6 + [Fate.REPLY_LOST, Fate.REQUEST_LOST, Fate.LATE]
+FATES = [Fate.ANSWERED] * 6 + [Fate.REPLY_LOST, Fate.REQUEST_LOST, Fate.LATE, Fate.BUSY]
 
 
 class Story:
@@ -43,9 +43,11 @@ class Story:
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock)
         self.names = 0
+        self.checked = -1
         self.tasks: set[asyncio.Task[str]] = set()
         self.told: Counter[str] = Counter()
         self.leader = self.begin()
+        self.settling = asyncio.create_task(self.settle(self.leader))
 
     def begin(self) -> Extender:
         """A new process that has just won the Lease, and lists after that."""
@@ -56,11 +58,12 @@ class Story:
             gated=lambda: self.chance.random() < 0.5,
         )
         self.renewed_at_s = self.clock.s
+        self.listing: tuple[list[dict[str, Any]], float] | None = None
         return Extender(self.cluster, NODES, binder)
 
     async def step(self) -> None:
         acts = [self.arrive] * 8 + [self.retry] * 6 + [self.answer] * 14 + [self.hear] * 8
-        acts += [self.leave] * 7 + [self.wait] * 4 + [self.again] * 2
+        acts += [self.leave] * 7 + [self.wait] * 4 + [self.again] * 2 + [self.read_list]
         acts += [self.crash, self.hand_over, self.list_anew] if self.chance.random() < 0.15 else []
         act = self.chance.choice(acts)
         self.told[act.__name__] += 1
@@ -123,12 +126,21 @@ class Story:
         self.leader.binder.go(self.chance.randrange(8))
 
     async def hear(self) -> None:
-        self.leader.watch.deliver(self.chance.randint(1, 20))
+        if self.listing is None:  # a client that lists has no watch
+            self.leader.watch.deliver(self.chance.randint(1, 20))
 
     async def list_anew(self) -> None:
-        began_s = self.clock.s
-        await self.pass_time(self.chance.uniform(0, 2))
-        self.leader.watch.list_all(began_s=began_s)
+        """A list is asked for, taken and read at three different times."""
+        if self.listing is None:
+            began_s = self.clock.s
+            await self.pass_time(self.chance.uniform(0, 2))
+            self.listing = self.leader.watch.begin_list(), began_s
+
+    async def read_list(self) -> None:
+        if self.listing is not None:
+            pods, began_s = self.listing
+            self.listing = None
+            self.leader.watch.finish_list(pods, began_s=began_s)
 
     async def leave(self) -> None:
         if self.cluster.pods and (len(self.cluster.pods) > 60 or self.chance.random() < 0.4):
@@ -137,11 +149,12 @@ class Story:
 
     async def wait(self) -> None:
         await self.pass_time(self.chance.expovariate(0.3))
-        settling = asyncio.create_task(self.leader.binds.settle())
-        while not settling.done():
-            self.leader.binder.go()
-            await asyncio.sleep(0)
-        await settling
+        if self.settling.done():
+            self.settling = asyncio.create_task(self.settle(self.leader))
+
+    async def settle(self, leader: Extender) -> str:
+        await leader.binds.settle()
+        return ""
 
     async def pass_time(self, seconds: float) -> None:
         """The leader renews its Lease on the way, and requests that were late arrive."""
@@ -176,6 +189,9 @@ class Story:
 
     def check(self) -> None:
         """From the annotations alone: who has what of which card."""
+        if self.checked == len(self.cluster.history):
+            return
+        self.checked = len(self.cluster.history)
         for uuid, having in self.by_card().items():
             assert sum(memory for memory, _ in having) <= CARD_MIB, uuid
             assert sum(milli for _, milli in having) <= 1000, uuid
@@ -193,10 +209,11 @@ class Story:
 
     async def calm_down(self) -> None:
         """Everything under way ends, and the watch catches up."""
-        while self.leader.binder.waiting or self.tasks:
-            self.leader.binder.go()
-            await asyncio.sleep(0)
-        for _ in range(2):
+        await self.read_list()
+        for _ in range(3):
+            while self.leader.binder.waiting or self.tasks or not self.settling.done():
+                self.leader.binder.go()
+                await asyncio.sleep(0)
             self.clock.s += HOLD_S
             self.cluster.land_late()
             self.leader.watch.deliver()
@@ -227,4 +244,5 @@ async def test_no_card_is_given_twice_and_none_is_lost(seed: int) -> None:
         story.check()
         story.check_no_leak()
     story.kill()
+    await story.turn()
     assert min(story.told[act] for act in ("crash", "hand_over", "list_anew")) > 10, story.told
