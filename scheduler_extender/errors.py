@@ -33,6 +33,10 @@ class Refused(GiveUp):
     """The API server answered no; it changed nothing."""
 
 
+class NotFound(Refused):
+    """There is no such object."""
+
+
 class Gone(Refused):
     """The API server no longer keeps the version asked for: list anew."""
 

@@ -6,7 +6,6 @@ word on it is known: its answer, the watch, or a reading after the deadline. Wha
 rest is counted as far as it can be, its cards are cordoned, and it is told; nothing is dropped.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,8 +24,6 @@ from scheduler_extender.wire import BindAsk
 
 # Beyond what a Binding may take to be answered, by far; see `binding.BIND_S`.
 HOLD_S: Final = 60.0
-# UIDs that are remembered as gone, for what is read of a pod may come after the word of its end.
-MOST_GONE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,6 @@ class ClusterState:
         self._charges: dict[str, _Charge] = {}  # by UID
         self._used: dict[str, list[int]] = {}  # by node: CPU in milli, memory in MiB
         self._unseen: dict[str, Unseen] = {}  # by UID: entries that the watch has not shown
-        self._gone: OrderedDict[str, None] = OrderedDict()  # UIDs, the last to go at the end
         self._tampered: dict[str, Doubt] = {}  # by UID
         self._on: dict[str, set[str]] = {}  # by node: UIDs of `pods`
         self._doubts: dict[str, tuple[Doubt, ...]] = {}  # by node
@@ -118,9 +114,11 @@ class ClusterState:
         self._pod(pod)
 
     def pod_read(self, pod: PodSeen, *, now_s: float) -> None:
-        """A pod as it was read by itself: newer than the watch, which will show it yet."""
+        """A pod as it was read by itself: the watch will show it yet, or has shown its end already;
+        that is found out by another reading.
+        """
         shown = pod.uid in self.pods and pod.uid not in self._unseen
-        if pod.node and not shown and pod.uid not in self._gone:
+        if pod.node and not shown:
             self._unseen[pod.uid] = Unseen(pod.uid, pod.namespace, pod.name, now_s)
         self._pod(pod)
 
@@ -130,9 +128,6 @@ class ClusterState:
         if pod is not None:
             self._on[pod.node].discard(uid)
         self._release(uid)
-        self._gone[uid] = None
-        if len(self._gone) > MOST_GONE:
-            self._gone.popitem(last=False)
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
         """What was bound or held after the list began may be missing in it."""
@@ -254,7 +249,7 @@ class ClusterState:
     def _pod(self, pod: PodSeen) -> None:
         if pod.ended:
             self.pod_gone(pod.uid)
-        elif pod.node and pod.uid not in self._gone and self.pods.get(pod.uid) != pod:
+        elif pod.node and self.pods.get(pod.uid) != pod:
             self.pods[pod.uid] = pod
             self._on.setdefault(pod.node, set()).add(pod.uid)
             self._charge(pod.uid, _Charge(pod.node, pod.cpu_milli, pod.ram_mib))
