@@ -104,6 +104,7 @@ class Fleet:
         self.profiles: list[str] = [""]
         self.nodes: dict[str, NodeGpus] = {}
         self._order: Ints | None = None
+        self.generation = 0  # raised when nodes come, go or describe themselves anew
         self._grow(rows=0, width=1)
         for node in nodes:
             self.set_node(node)
@@ -129,6 +130,7 @@ class Fleet:
             self.names[row] = node.name
             self.row_of[node.name] = row
             self._order = None
+        self.generation += 1
         self._grow(rows=self.rows, width=max(self.width, len(node.cards)))
         self.nodes[node.name] = node
         self._clear(row)
@@ -152,6 +154,7 @@ class Fleet:
         del self.nodes[name]
         self.names[row] = ""
         self._clear(row)
+        self.generation += 1
         self._order = None
 
     def set_usable(self, row: int, *, card: int, usable: bool) -> None:

@@ -117,6 +117,8 @@ class Ledger:
 
     def set_node(self, node: NodeGpus) -> tuple[Conflict, ...]:
         """A node came or describes itself anew: what its pods have is counted against that."""
+        if self.fleet.nodes.get(node.name) == node:
+            return tuple(c for c in self._conflicts.values() if c.node == node.name)
         return self._recount(node.name, node)
 
     def remove_node(self, name: str) -> None:
