@@ -16,6 +16,8 @@ from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask
 from scheduler_extender.core.typical import Typical
 
 _NEVER = 1 << 30  # cards: more than any node has
+_SHIFT = 20  # bits for the thousandths of a node's cards; the bits above count cards
+_ONE = np.int32(1 << _SHIFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,17 @@ class Outlook:
         if self.level_mib.any():
             total = np.maximum(total_mib, 1)[:, :, None]
             need = np.maximum(need, -(-self.level_mib * WHOLE_MILLI // total))
-        hosts = part[:, :, None] >= need
-        enough: Mask = hosts.sum(axis=1)[:, self.level] >= self.cards
+        # One sum gives both how many cards would host it and how much of them is free.
+        free = part.astype(np.int32)[:, :, None]
+        sums = np.where(free >= need.astype(np.int32), free + _ONE, 0).sum(axis=1, dtype=np.int32)
+        sums = sums[:, self.level]
+        enough: Mask = (sums >> _SHIFT) >= self.cards
         enough &= cpu[:, None] >= self.cpu_milli
         if self.allowed is not None:
             enough &= self.allowed[model]
-        of_use = (hosts * part[:, :, None]).sum(axis=1)[:, self.level]
-        found: Ints = (of_use * enough * self.weight).sum(axis=1)
+        of_use = (sums & (_ONE - 1)) * enough
+        # Every partial sum is a whole number below 2^53, so the floats are exact in any order.
+        found: Ints = (of_use.astype(np.float64) @ self.weight.astype(np.float64)).astype(np.int64)
         return found
 
 

@@ -12,6 +12,7 @@ pods over nodes for gains smaller than the noise of the expectation.
 
 import numpy as np
 
+from scheduler_extender.core.assign import linked
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand, Policy
 from scheduler_extender.core.fit import cards_that_fit, fits
 from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask
@@ -21,6 +22,7 @@ from scheduler_extender.core.typical import UNIT
 NO_FIT = int(np.iinfo(np.int64).min)
 STEP_MILLI = 200.0
 BALANCE = 0.2  # of a GPU that stands without its CPU, or CPU without its GPU
+MESH = 1 << 32  # more than any other score
 CONTENTION = 2.0  # GPUs; more than a pod ever takes from fragments on a model that is all claimed
 
 
@@ -29,8 +31,9 @@ def scores(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
     found = np.full(len(rows), NO_FIT)
     fit = np.flatnonzero(fits(fleet, demand, rows))
     if len(fit):
-        ranked = _by_use if demand.policy in _BY_USE else _by_fragments
-        found[fit] = ranked(fleet, demand, rows[fit], outlook)
+        ranking = _RANKING[demand.policy]
+        found[fit] = ranking(fleet, demand, rows[fit], outlook)
+        found[fit] += _by_mesh(fleet, demand, rows[fit])
     return found
 
 
@@ -101,10 +104,32 @@ def _imbalance(cpu: Floats, idle: Ints, cpu_per_gpu: float) -> Floats:
 
 
 def _by_use(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
-    """Thousandths of the node's GPUs that are in use, or for `spread` that are not."""
+    """Thousandths of the node's GPUs that are in use."""
     cards = np.maximum((fleet.milli_total[rows] > 0).sum(axis=1), 1)
     used: Ints = WHOLE_MILLI - free_part(fleet, rows).sum(axis=1) // cards
-    return -used if demand.policy is Policy.SPREAD else used
+    return used
 
 
-_BY_USE = (Policy.BINPACK, Policy.SPREAD)
+def _by_idleness(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+    return -_by_use(fleet, demand, rows, outlook)
+
+
+def _by_links(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+    """The links among the cards that the demand would get; 0 where a node tells of none."""
+    return np.array([linked(fleet, demand, int(row)) for row in rows], dtype=np.int64)
+
+
+def _by_mesh(fleet: Fleet, demand: Demand, rows: Ints) -> Ints | int:
+    """Pods of the mesh weigh more than anything else: to be beside them, or apart from them."""
+    if not demand.mesh:
+        return 0
+    beside = np.array([fleet.mesh_pods[demand.mesh, int(row)] for row in rows], dtype=np.int64)
+    return -beside * MESH if demand.apart else (beside > 0) * MESH
+
+
+_RANKING = {
+    Policy.TIDEGATE: _by_fragments,
+    Policy.BINPACK: _by_use,
+    Policy.SPREAD: _by_idleness,
+    Policy.TOPOLOGY: _by_links,
+}

@@ -8,7 +8,7 @@ depends on the seed alone.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -27,13 +27,14 @@ from simulations.packing import rivals
 INFLATION = 1.3
 FULL = 100  # per cent arrived: where runs are compared
 
-POLICIES: Mapping[str, Scores] = {
-    "tidegate": scores,
-    "fgd": rivals.fgd,
-    "bestfit": rivals.bestfit,
-    "dotprod": rivals.dotprod,
-    "gpupacking": rivals.gpupacking,
-    "random": rivals.random,
+RANKINGS: Mapping[str, Callable[[Fleet], Scores]] = {
+    "tidegate": lambda fleet: scores,
+    "fgd": lambda fleet: rivals.fgd,
+    "bestfit": lambda fleet: rivals.bestfit,
+    "dotprod": lambda fleet: rivals.dotprod,
+    "gpupacking": lambda fleet: rivals.gpupacking,
+    "gpuclustering": rivals.GpuClustering,
+    "random": lambda fleet: rivals.random,
 }
 
 
@@ -100,7 +101,8 @@ class Packing:
         self._judge = Outlook.of(self.fleet, known)
         self._learned = Arrivals()
         typical = Typical() if policy == "tidegate" else known
-        self._cache = ScoreCache(self.fleet, typical, by=POLICIES[policy])
+        self._ranking = RANKINGS[policy](self.fleet)
+        self._cache = ScoreCache(self.fleet, typical, by=self._ranking)
 
     def place(self, pod: Demand) -> bool:
         """Place one pod, or drop it."""
@@ -115,6 +117,8 @@ class Packing:
             return False
         cards = self._cards(pod, row)
         self.fleet.take(self.fleet.grant(row, cards=cards, demand=pod))
+        if isinstance(self._ranking, rivals.GpuClustering):
+            self._ranking.placed(pod, row)
         return True
 
     def fragments_milli(self) -> float:

@@ -45,6 +45,9 @@ def gradients(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Flo
         width = now.shape[1]
         choices = now[:, None, :] - demand.milli * np.eye(width, dtype=np.int64)
         possible = cards_that_fit(fleet, demand, rows)
+        # A card that is like one before it ranks the same, and the first of the best is taken.
+        alike = (now[:, :, None] == now[:, None, :]) & np.tri(width, k=-1, dtype=np.bool_)
+        possible &= ~(alike & possible[:, None, :]).any(axis=2)
     here, choice = np.nonzero(possible)
     cpu, model, mib = fleet.cpu_free[rows], fleet.model[rows], fleet.memory_total[rows]
     then = outlook.usable(
@@ -78,21 +81,43 @@ def dotprod(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
 
 
 def gpupacking(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
-    """Used cards first, then idle cards of used nodes, then nodes with few cards."""
+    """Used cards first, then idle cards of used nodes, then idle nodes with few cards."""
     part = free_part(fleet, rows)
     exists = fleet.milli_total[rows] > 0
-    used = exists & (part < WHOLE_MILLI)
-    ok = cards_that_fit(fleet, demand, rows)
-    chosen = (after(fleet, demand, rows, part) != part) & ok
-    left = np.where(chosen & used, part, 0).sum(axis=1) // 10 // 10
-    idle = (exists & ~used).sum(axis=1)
-    fresh = (chosen & ~used).any(axis=1)
-    marks = np.where(
-        ~used.any(axis=1),
-        np.maximum(33 - exists.sum(axis=1), exists.sum(axis=1)),
-        np.where(fresh, np.maximum(50 - idle, 33), np.maximum(100 - left, 50)),
-    )
-    return _fitting(fleet, demand, rows, marks)
+    chosen = after(fleet, demand, rows, part) != part
+    idle_chosen = (chosen & (part == WHOLE_MILLI)).sum(axis=1)
+    left = np.where(chosen, part // 10, 0).sum(axis=1) // 10
+    cards = exists.sum(axis=1)
+    marks = np.where(idle_chosen, np.maximum(50 - idle_chosen, 33), np.maximum(100 - left, 50))
+    idle_node = (part == WHOLE_MILLI).sum(axis=1) == cards
+    marks = np.where(idle_node, np.maximum(33 - cards, cards), marks)
+    return _fitting(fleet, demand, rows, marks * (demand.cards > 0))
+
+
+class GpuClustering:
+    """Pods of one kind together: a kind is a number of cards, or a share. Keeps count of kinds."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._kinds: dict[int, set[int]] = {row: set() for row in range(fleet.rows)}
+
+    def placed(self, demand: Demand, row: int) -> None:
+        if demand.cards:
+            self._kinds[row].add(_kind(demand))
+
+    def __call__(self, fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+        base = np.array([self._base(demand, int(row)) for row in rows], dtype=np.int64)
+        marks = 25 * (GPU_MILLI - _idle(fleet, rows)) // GPU_MILLI + base
+        return _fitting(fleet, demand, rows, marks * (demand.cards > 0))
+
+    def _base(self, demand: Demand, row: int) -> int:
+        kinds = self._kinds[row]
+        if _kind(demand) in kinds:
+            return 75 if len(kinds) == 1 else 50
+        return 0 if kinds else 25
+
+
+def _kind(demand: Demand) -> int:
+    return demand.cards if demand.exclusive else 0
 
 
 def random(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
