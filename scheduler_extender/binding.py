@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from scheduler_extender.annotations import Unclear, grant_annotations
+from scheduler_extender.core.annotations import Unclear, grant_annotations
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import Refusal
 from scheduler_extender.core.ledger import Entry, Stage

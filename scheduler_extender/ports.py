@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scheduler_extender.annotations import PodSeen, Unclear
+from scheduler_extender.core.annotations import PodSeen, Unclear
 from scheduler_extender.core.demand import Demand
-from scheduler_extender.node_report import NodeSeen
+from scheduler_extender.core.node_report import NodeSeen
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from scheduler_extender.annotations import PodSeen
+from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.core.assign import choose_cards
 from scheduler_extender.core.cache import ScoreCache
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand
 from scheduler_extender.core.fit import Refusal, why_not
 from scheduler_extender.core.gpus import Fleet
 from scheduler_extender.core.ledger import Conflict, Entry, Fact, Ledger, Stage
+from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.core.typical import Arrivals, Typical
 from scheduler_extender.core.verdicts import VerdictCache
-from scheduler_extender.node_report import NodeSeen
 from scheduler_extender.wire import BindAsk
 
 # Beyond what a Binding may take to be answered, by far; see `binding.BIND_S`.

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 
 from scheduler_extender import wire
-from scheduler_extender.annotations import Unclear, demand_of
 from scheduler_extender.binding import Binds
+from scheduler_extender.core.annotations import Unclear, demand_of
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.gpus import Ints, Mask
 from scheduler_extender.core.score import NO_FIT, winner

@@ -19,10 +19,10 @@ import orjson
 import structlog
 
 from scheduler_extender.adapters.api import Api, Raw
-from scheduler_extender.annotations import demand_of, pod_seen
 from scheduler_extender.binding import BIND_S
+from scheduler_extender.core.annotations import demand_of, pod_seen
+from scheduler_extender.core.node_report import node_seen
 from scheduler_extender.errors import Gone, NotFound, Refused, Unreachable
-from scheduler_extender.node_report import node_seen
 from scheduler_extender.ports import Binding, PodRead, Watched
 
 log = structlog.get_logger(__name__)

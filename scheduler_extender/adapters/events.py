@@ -11,8 +11,8 @@ from uuid import uuid4
 import structlog
 
 from scheduler_extender.adapters.api import Api
+from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.errors import Refused, Unreachable
-from scheduler_extender.node_report import NodeSeen
 
 log = structlog.get_logger(__name__)
 

@@ -21,10 +21,10 @@ import orjson
 
 from scheduler_extender.adapters.api import Api
 from scheduler_extender.adapters.cluster import KubernetesPodsAndNodes
-from scheduler_extender.annotations import demand_of
 from scheduler_extender.bench.population import Raw, Size, a_pod, node_name, wishes
 from scheduler_extender.bench.stub import serve
 from scheduler_extender.binding import Binds
+from scheduler_extender.core.annotations import demand_of
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.errors import GiveUp
 from scheduler_extender.ports import Binding, PodRead

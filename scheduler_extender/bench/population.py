@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from scheduler_extender import annotations as named
+from scheduler_extender.core import annotations as named
 from scheduler_extender.core.gpus import Card, NodeGpus
-from scheduler_extender.node_report import GPUS, NodeReport, write_report
+from scheduler_extender.core.node_report import GPUS, NodeReport, write_report
 
 Raw = dict[str, Any]
 

@@ -8,7 +8,7 @@ import orjson
 
 from scheduler_extender.binding import Binds
 from scheduler_extender.core.gpus import Card, NodeGpus
-from scheduler_extender.node_report import NodeReport, NodeSeen
+from scheduler_extender.core.node_report import NodeReport, NodeSeen
 from scheduler_extender.state import ClusterState
 from scheduler_extender.verbs import Verbs
 from tests.scheduler_extender.fakes import Clock, FakeBinder, FakeCluster, FakeLease, FakeWatch

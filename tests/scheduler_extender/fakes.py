@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from scheduler_extender.annotations import demand_of, pod_seen
+from scheduler_extender.core.annotations import demand_of, pod_seen
 from scheduler_extender.errors import Refused, Unreachable
 from scheduler_extender.ports import Binding, PodRead, Watched
 

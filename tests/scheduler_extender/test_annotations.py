@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_extender import annotations as named
-from scheduler_extender import quantity
-from scheduler_extender.annotations import Granted, Unclear, demand_of, granted_to, pod_seen
+from scheduler_extender.core import annotations as named
+from scheduler_extender.core import quantity
+from scheduler_extender.core.annotations import Granted, Unclear, demand_of, granted_to, pod_seen
 from scheduler_extender.core.demand import Demand, Policy
 from scheduler_extender.core.gpus import Grant, Part
-from scheduler_extender.node_report import GPUS, node_seen, read_report, write_report
+from scheduler_extender.core.node_report import GPUS, node_seen, read_report, write_report
 from tests.scheduler_extender.builders import a_node
 from tests.scheduler_extender.fakes import a_pod
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_extender import annotations as named
 from scheduler_extender.adapters.api import Api
 from scheduler_extender.adapters.cluster import KubernetesBinder, KubernetesPodsAndNodes
 from scheduler_extender.adapters.events import KubernetesReporter
 from scheduler_extender.adapters.lease import DEADLINE_S, LEASE_S, KubernetesLease
 from scheduler_extender.binding import BIND_S
+from scheduler_extender.core import annotations as named
+from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.errors import GiveUp, Refused, Unreachable
-from scheduler_extender.node_report import NodeSeen
 from scheduler_extender.ports import Binding
 from scheduler_extender.state import HOLD_S, ClusterState
 from tests.scheduler_extender.fakes import Clock, a_pod

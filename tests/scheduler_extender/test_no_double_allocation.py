@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from scheduler_extender import annotations as named
 from scheduler_extender.binding import BIND_S
+from scheduler_extender.core import annotations as named
 from scheduler_extender.errors import NotLeading
 from scheduler_extender.state import HOLD_S
 from tests.scheduler_extender.builders import CARD_MIB, Extender, a_node

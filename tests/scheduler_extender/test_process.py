@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 
 from autoscaler.adapters.kubernetes.resources import Place
-from scheduler_extender import annotations as named
 from scheduler_extender.adapters.api import Api
+from scheduler_extender.core import annotations as named
+from scheduler_extender.core.node_report import GPUS, write_report
 from scheduler_extender.errors import GiveUp
-from scheduler_extender.node_report import GPUS, write_report
 from scheduler_extender.process import Process, _bound
 from scheduler_extender.settings import Settings
 from tests.adapters.kubernetes.fake_api_server import FakeApiServer, _json, _refuse

@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
-from scheduler_extender import annotations as named
 from scheduler_extender.binding import Binds
+from scheduler_extender.core import annotations as named
 from scheduler_extender.core.assign import choose_cards
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import fits, why_not

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import orjson
 
-from scheduler_extender import quantity
-from scheduler_extender.annotations import PREFIX
+from scheduler_extender.core import quantity
+from scheduler_extender.core.annotations import PREFIX
 from scheduler_extender.core.gpus import SLOTS, Card, NodeGpus
 
 GPUS: Final = f"{PREFIX}gpus"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from scheduler_extender import quantity
+from scheduler_extender.core import quantity
 from scheduler_extender.core.demand import Demand, Policy
 from scheduler_extender.core.gpus import Grant
 
@@ -100,8 +100,8 @@ def pod_seen(raw: Raw) -> PodSeen:
         name=meta["name"],
         node=spec.get("nodeName") or "",
         ended=(raw.get("status") or {}).get("phase") in TERMINAL,
-        cpu_milli=_requested(spec, "cpu", quantity.milli),
-        ram_mib=_requested(spec, "memory", quantity.mib),
+        cpu_milli=requested(spec, "cpu", quantity.milli),
+        ram_mib=requested(spec, "memory", quantity.mib),
         priority=spec.get("priority") or 0,
         granted=granted,
         wish=wish if isinstance(wish, Demand) else None,
@@ -140,8 +140,8 @@ def demand_of(raw: Raw) -> Demand | Unclear:
     told.annotations(meta.get("annotations") or {})
     try:
         told.resources(_gpu_requests(spec))
-        cpu_milli = _requested(spec, "cpu", quantity.milli)
-        ram_mib = _requested(spec, "memory", quantity.mib)
+        cpu_milli = requested(spec, "cpu", quantity.milli)
+        ram_mib = requested(spec, "memory", quantity.mib)
     except ValueError as error:
         told.problems.append(str(error))
     told.check()
@@ -309,7 +309,7 @@ def _gpu_requests(spec: Raw) -> dict[str, str]:
     return asking[0][1] if asking else {}
 
 
-def _requested(spec: Raw, name: str, read: Callable[[str], int]) -> int:
+def requested(spec: Raw, name: str, read: Callable[[str], int]) -> int:
     """What kube-scheduler counts for the pod: init containers run one after the other."""
     of = partial(_request, name=name, read=read)
     running = sum(map(of, spec.get("containers") or ()))
