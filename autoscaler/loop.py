@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One tick: observe, decide, check again, act, record.
+"""One tick: observe, decide, cap, check again, act, record.
 
 The loop knows no clock, network or platform of its own; all of them come in by `ports.py`, so the
 simulator runs this same file in virtual time. It is the only caller of `Cluster.scale`.
@@ -7,17 +7,21 @@ simulator runs this same file in virtual time. It is the only caller of `Cluster
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
+from autoscaler.core.budget import Claim, capped
 from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
 from autoscaler.core.lead_time import LeadTimes, StartsSeen
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.proposal import Bound
 from autoscaler.core.recall import Past, recalled
 from autoscaler.core.signals import (
+    Measure,
     Measures,
+    NoReading,
+    Reading,
     ServiceId,
     ServiceSnapshot,
     first_told,
@@ -25,6 +29,7 @@ from autoscaler.core.signals import (
 from autoscaler.core.zero import ZeroState
 from autoscaler.errors import RetryLater
 from autoscaler.ports import (
+    Budget,
     Clock,
     Cluster,
     MemoryStore,
@@ -33,6 +38,7 @@ from autoscaler.ports import (
     ServiceView,
     SignalSource,
 )
+from scheduler_extender.core.demand import Demand
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +64,8 @@ class Record:
 class ControlLoop:
     """Runs ticks over all services; keeps each one's memory and its last decisions.
 
-    `on_record(record)` is told of every decision, whatever became of it.
+    `on_record(record)` is told of every decision, whatever became of it. Without a budget nothing
+    but its own bounds caps a service.
     """
 
     def __init__(
@@ -69,12 +76,15 @@ class ControlLoop:
         routes: RouteTable,
         store: MemoryStore,
         clock: Clock,
+        budget: Budget | None = None,
     ) -> None:
         self._cluster = cluster
         self.sources = tuple(sources)  # the one that counts for most first
         self._routes = routes
         self._store = store
         self._clock = clock
+        self._budget = budget
+        self._room_unknown = ""  # why, as it was said last
         self.on_record: Callable[[Record], None] = lambda record: None
         self._memories: dict[ServiceId, ServiceMemory] = {}
         self._learned: Mapping[ServiceId, LeadTimes] | None = None  # by earlier controllers
@@ -99,19 +109,20 @@ class ControlLoop:
         asked = dict(views) if only is None else {s: views[s] for s in only if s in views}
         self._forget(list(self._memories) if only is None else only, views)
         measures = await self._measure(asked)
-        decisions = []
+        # 2. Decide: pure.
+        records = []
         for sid, view in asked.items():
             snapshot = await self._snapshot(view, measures[sid])
-            # 2. Decide: pure.
-            decision = self._decide(snapshot, view)
-            # 3. and 4. Act; the cluster checks again that the generation is still the snapshot's.
-            refusal = await self._act(decision)
-            # 5. Record.
-            why = refusal.why if refusal else None
-            self._record(Record(decision, snapshot, view.policy, why))
-            decisions.append(decision)
+            records.append(Record(self._decide(snapshot, view), snapshot, view.policy))
+        # 3. Cap: all together no more than the GPUs that are free.
+        records = self._within_budget(records)
+        for record in records:
+            # 4. and 5. Act; the cluster checks again that the generation is still the snapshot's.
+            refusal = await self._act(record.decision)
+            # 6. Record.
+            self._record(replace(record, refused=refusal.why if refusal else None))
         await self._save(asked)
-        return tuple(decisions)
+        return tuple(record.decision for record in records)
 
     def lead_times(self, service: ServiceId) -> LeadTimes:
         """What has been learned of a service's lead time so far."""
@@ -166,6 +177,28 @@ class ControlLoop:
         decision, self._memories[sid] = decide(snapshot, view.policy, memory, snapshot.at_s)
         return decision
 
+    def _within_budget(self, records: list[Record]) -> list[Record]:
+        budget, claims = self._budget, []
+        if budget is None:
+            return records
+        for record in records:
+            if record.decision.decided > record.decision.current:
+                needs = budget.needs(record.decision.service)
+                if needs is not None:
+                    claims.append(_claim(record, needs))
+        if not claims:
+            return records
+        room = budget.room()
+        unknown = room.why if isinstance(room, NoReading) else ""
+        if unknown and unknown != self._room_unknown:
+            log.warning("which GPUs are free is not known; nothing is capped", why=unknown)
+        self._room_unknown = unknown
+        within = capped(claims, room)
+        return [
+            replace(record, decision=within.get(record.decision.service, record.decision))
+            for record in records
+        ]
+
     async def _act(self, decision: Decision) -> Refusal | None:
         refusal = None
         if decision.changes:
@@ -218,3 +251,13 @@ class ControlLoop:
             log.warning("lead times not saved; trying again at the next tick", why=str(trouble))
         else:
             self._saved = learned
+
+
+def _claim(record: Record, needs: Demand) -> Claim:
+    held = record.snapshot.measures.get(Measure.HELD)
+    return Claim(
+        record.decision,
+        needs,
+        floor=record.policy.min_replicas,
+        held=isinstance(held, Reading) and held.value > 0,
+    )

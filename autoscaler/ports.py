@@ -8,10 +8,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from autoscaler.core.budget import Room
 from autoscaler.core.lead_time import LeadTimes
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import Replica
-from autoscaler.core.signals import Measures, ServiceId
+from autoscaler.core.signals import Measures, NoReading, ServiceId
+from scheduler_extender.core.demand import Demand
 
 
 class Clock(Protocol):
@@ -103,6 +105,18 @@ class RouteTable(Protocol):
 
     async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
         """Say how the service stands: clients whose wait fails are told these words."""
+        ...
+
+
+class Budget(Protocol):
+    """What there is room for; asked only of services whose count is to rise. Does no I/O."""
+
+    def needs(self, service: ServiceId) -> Demand | None:
+        """What one more replica takes; None: no GPU, or nobody tells, and then nothing caps it."""
+        ...
+
+    def room(self) -> Room | NoReading:
+        """What is free now. It may be read within this tick only."""
         ...
 
 

@@ -5,10 +5,13 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from autoscaler.core.budget import Room
 from autoscaler.core.routes import Demand, Route
 from autoscaler.core.signals import Measures, NoReading, ServiceId
 from autoscaler.errors import RetryLater
 from autoscaler.ports import Refusal, ServiceView, SourceHealth
+from scheduler_extender.core.demand import Demand as GpuDemand
+from scheduler_extender.core.gpus import Card, Fleet, NodeGpus
 
 
 class WallClock:
@@ -121,3 +124,20 @@ class FakeRoutes:
 
     async def announce(self, service: ServiceId, *, state: str, why: str) -> None:
         self.announced[service] = (state, why)
+
+
+class FakeBudget:
+    """One node with as many GPUs as a test says, of which each replica takes one whole."""
+
+    def __init__(self, gpus: int) -> None:
+        cards = tuple(Card(f"gpu-{n}", 20_000) for n in range(gpus))
+        self.told: Room | NoReading = Room(Fleet([NodeGpus("node", cards)]))
+        self.asked = 0  # how often for the room
+        self.without: set[ServiceId] = set()  # services that use no GPU
+
+    def needs(self, service: ServiceId) -> GpuDemand | None:
+        return None if service in self.without else GpuDemand(whole=True)
+
+    def room(self) -> Room | NoReading:
+        self.asked += 1
+        return self.told

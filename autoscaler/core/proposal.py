@@ -20,6 +20,7 @@ class Bound(StrEnum):
     ASLEEP = "asleep"
     SWITCHED_OFF = "switched-off"
     COOL_OFF = "cool-off"
+    BUDGET = "budget"
     DRY_RUN = "dry-run"
     PAUSED = "paused"
 
@@ -36,6 +37,7 @@ BOUNDS: Mapping[Bound, str] = {
     Bound.ASLEEP: "asleep: proven idle, or its last start failed",
     Bound.SWITCHED_OFF: "somebody else set 0, and it stays 0 (D5)",
     Bound.COOL_OFF: "somebody else set this count a moment ago (D5)",
+    Bound.BUDGET: "more would fit on no GPU that is free",
     Bound.DRY_RUN: "it is only said what would be asked for",
     Bound.PAUSED: "the service stands still",
 }

@@ -8,7 +8,7 @@ from autoscaler.core.signals import Measures, ServiceId
 from autoscaler.loop import ControlLoop
 from autoscaler.ports import ServiceView, SourceHealth
 from tests.builders import A_SERVICE, a_policy, replicas
-from tests.fakes import FakeClock, FakeCluster, FakeRoutes
+from tests.fakes import FakeBudget, FakeClock, FakeCluster, FakeRoutes
 
 
 class ASource:
@@ -40,7 +40,13 @@ def a_health(
 class Stage:
     """One service, what is told of it, and the loop that decides on it."""
 
-    def __init__(self, *sources: ASource, scale: int = 4, **policy: object) -> None:
+    def __init__(
+        self,
+        *sources: ASource,
+        scale: int = 4,
+        budget: FakeBudget | None = None,
+        **policy: object,
+    ) -> None:
         self.clock = FakeClock()
         self.cluster = FakeCluster(
             ServiceView(A_SERVICE, a_policy(**policy), 1, scale, replicas(scale))
@@ -51,6 +57,7 @@ class Stage:
             routes=FakeRoutes(),
             store=InMemoryStore(),
             clock=self.clock,
+            budget=budget,
         )
 
     async def tick_at(self, at_s: float) -> None:

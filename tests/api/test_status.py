@@ -11,6 +11,7 @@ from autoscaler.api.status import create_api
 from autoscaler.core.policy import RateRule, Target
 from autoscaler.core.signals import Measure, Measures, NoReading, Query, Reading, Signal
 from tests.api.builders import ASource, Stage, a_health
+from tests.fakes import FakeBudget
 
 SERVICE = "/v1/services/local/iris"
 QUERY = Query("sum(jobs_waiting)")
@@ -158,3 +159,22 @@ async def test_a_decision_shows_the_wish_what_bound_it_and_who_told() -> None:
     ]
     status = await asked(stage, SERVICE)
     assert (status["wished"], status["wanted"], status["bound_by"]) == (4, 4, "hold")
+
+
+async def test_a_wish_that_the_budget_capped_says_so_wherever_it_is_asked_for() -> None:
+    """The status, the decision, and the metric by rule; what was wished for stays to be seen."""
+    told: Measures = {Measure.KV_USED: Reading(4.0, 0.0, "engines")}
+    targets = (Target(Signal.KV, 0.5),)
+    stage = Stage(ASource(a_health(), told), budget=FakeBudget(gpus=1), targets=targets)
+    registry = CollectorRegistry()
+    registry.register(LoopCollector(stage.loop, demand=lambda _: NoReading("no activator")))
+    await stage.tick_at(0.0)
+    why = "budget: 1 of 4 more fit: 1 x whole GPU each, at most 0 free on a node"
+    async with connected(stage, registry) as client:
+        status = (await client.get(SERVICE)).json()
+        decision = (await client.get(f"{SERVICE}/decisions")).json()["decisions"][-1]
+        metrics = (await client.get("/metrics")).text
+    assert (status["wished"], status["wanted"], status["bound_by"]) == (8, 5, "budget")
+    assert status["because"][-1] == decision["because"][-1] == why
+    assert (decision["replicas_to"], decision["bound_by"]) == (5, "budget")
+    assert 'tidegate_decisions_total{name="iris",namespace="local",rule="budget"} 1.0' in metrics

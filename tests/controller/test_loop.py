@@ -10,13 +10,14 @@ import pytest
 
 from autoscaler.adapters.memory import InMemoryStore
 from autoscaler.core.lead_time import LeadTimes
+from autoscaler.core.proposal import Bound
 from autoscaler.core.replicas import Replica, ReplicaState
-from autoscaler.core.signals import Measure, Measures, Reading, ServiceId
+from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
 from autoscaler.core.zero import ZeroState
 from autoscaler.loop import ControlLoop
 from autoscaler.ports import ServiceView
 from tests.builders import A_SERVICE, a_policy, a_reading, replicas
-from tests.fakes import FakeClock, FakeCluster, FakeRoutes, FakeSource
+from tests.fakes import FakeBudget, FakeClock, FakeCluster, FakeRoutes, FakeSource
 
 OTHER = ServiceId("local", "digits")
 
@@ -39,7 +40,9 @@ def held(count: float, *, at_s: float = 0.0, total: float | None = None) -> Meas
 class World:
     """A loop and the fakes around it."""
 
-    def __init__(self, *views: ServiceView, holds: bool = True) -> None:
+    def __init__(
+        self, *views: ServiceView, holds: bool = True, budget: FakeBudget | None = None
+    ) -> None:
         self.cluster = FakeCluster(*views)
         self.source = FakeSource({view.service: held(0) for view in views})
         self.routes = FakeRoutes(holds=holds)
@@ -51,6 +54,7 @@ class World:
             routes=self.routes,
             store=self.store,
             clock=self.clock,
+            budget=budget,
         )
 
     async def tick_at(self, at_s: float, only: Collection[ServiceId] | None = None) -> None:
@@ -231,3 +235,48 @@ async def test_a_later_source_speaks_for_what_earlier_ones_do_not() -> None:
         world.clock.at_s = float(at_s)
         await loop.tick()
     assert world.cluster.scaled == []  # three wait inside a replica: that is no idleness
+
+
+async def test_two_services_share_the_gpus_that_are_free() -> None:
+    """Each wants three of the three there are: both wake, and the decisions say why no more."""
+    world = World(a_view(), a_view(OTHER), budget=FakeBudget(gpus=3))
+    world.source.measures = {A_SERVICE: held(20), OTHER: held(20)}
+    await world.tick_at(0)
+    assert dict(world.cluster.scaled) == {OTHER: 2, A_SERVICE: 1}
+    for service in (A_SERVICE, OTHER):
+        said = world.loop.records[service][-1].decision
+        assert said.because[-1].startswith("budget: ")
+        assert world.loop.decided[service] == {Bound.BUDGET: 1}
+
+
+async def test_a_service_without_gpus_is_not_capped() -> None:
+    budget = FakeBudget(gpus=0)
+    budget.without.add(A_SERVICE)
+    world = World(a_view(), budget=budget)
+    world.source.measures[A_SERVICE] = held(20)
+    await world.tick_at(0)
+    assert world.cluster.scaled == [(A_SERVICE, 3)]
+
+
+async def test_room_is_asked_for_only_when_a_count_is_to_rise() -> None:
+    """And then once for all services."""
+    budget = FakeBudget(gpus=9)
+    world = World(a_view(), a_view(OTHER), budget=budget)
+    await world.tick_at(0)
+    assert budget.asked == 0
+    world.source.measures = {A_SERVICE: held(20), OTHER: held(20)}
+    await world.tick_at(1)
+    assert budget.asked == 1
+
+
+async def test_room_that_is_not_known_stops_no_wake(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said once, and nothing is capped."""
+    budget = FakeBudget(gpus=0)
+    budget.told = NoReading("nodes may not be listed")
+    world = World(a_view(), a_view(OTHER), budget=budget)
+    world.source.measures[A_SERVICE] = held(20)
+    await world.tick_at(0)
+    world.source.measures[OTHER] = held(20)
+    await world.tick_at(1)
+    assert world.cluster.scaled == [(A_SERVICE, 3), (OTHER, 3)]
+    assert capsys.readouterr().out.count("nodes may not be listed") == 1
