@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from autoscaler.config_table import FileKey, Table, between_s
+from autoscaler.config_table import FileKey, Table, between_s, flag
 from autoscaler.errors import BadInput
 from autoscaler.prometheus_settings import (
     PROMETHEUS_KEYS,
@@ -51,6 +51,7 @@ class ClusterSettings:
     namespaces: tuple[str, ...] = ()  # empty: the whole cluster
     scale_kinds: tuple[ScaleKind, ...] = ()
     prometheus: PrometheusSettings | None = None
+    budget_gpus: bool = False  # cap what is wished by the GPUs that are free
     keda: Address | None = None  # where the leader serves the external scaler
 
 
@@ -71,6 +72,9 @@ CLUSTER_KEYS: Final[tuple[FileKey, ...]] = (
     FileKey("kubernetes", "scale-kinds", f"a list of {KIND}",
             "kinds that have a scale subresource, beside Deployments, StatefulSets, "
             "LeaderWorkerSets and what KServe makes", "[]"),
+    FileKey("budget", "gpus", "true or false",
+            "whether services together get no more replicas than fit the GPUs that are free; needs "
+            "permission to list nodes, and the pods of all namespaces", "false"),
     *PROMETHEUS_KEYS,
     FileKey("keda", "listen", LISTEN, "where the leading controller serves KEDA's external scaler, "
             "by gRPC; the chart says 0.0.0.0:8073", "off"),
@@ -164,5 +168,6 @@ _READ: Final[Mapping[str, tuple[str, Any]]] = {
     "dcgm-service": ("dcgm_service", _service),
     "namespaces": ("namespaces", _namespaces),
     "scale-kinds": ("scale_kinds", _kinds),
+    "gpus": ("budget_gpus", flag),
     "listen": ("keda", address),
 }

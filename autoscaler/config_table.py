@@ -58,6 +58,12 @@ def seconds(value: object) -> float:
     return duration_s(str(value))
 
 
+def flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Unreadable
+    return value
+
+
 def between_s(least: float, most: float) -> Any:
     def read(value: object) -> float:
         length_s = seconds(value)

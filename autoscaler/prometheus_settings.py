@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from autoscaler.config_table import FileKey, Table, between_s
+from autoscaler.config_table import FileKey, Table, between_s, flag
 from autoscaler.text import DURATION, Unreadable
 
 SECTION: Final = "prometheus"
@@ -130,7 +130,7 @@ def _readers(base: Path) -> Mapping[str, tuple[str, Callable[[object], Any]]]:
         "ca-file": ("ca_file", file),
         "cert-file": ("cert_file", file),
         "key-file": ("key_file", file),
-        "insecure-skip-verify": ("insecure_skip_verify", _flag),
+        "insecure-skip-verify": ("insecure_skip_verify", flag),
         "headers": ("headers", _headers),
     }
 
@@ -157,12 +157,6 @@ def _url(value: object) -> str:
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not value or ":" in value or not value.isprintable():
-        raise Unreadable
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
         raise Unreadable
     return value
 

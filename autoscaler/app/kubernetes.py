@@ -24,6 +24,7 @@ from autoscaler.adapters.gpus.dcgm_source import DcgmSignalSource
 from autoscaler.adapters.gpus.exporters import GpuExporters
 from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
 from autoscaler.adapters.kubernetes.api import KubeApi
+from autoscaler.adapters.kubernetes.budget import KubernetesBudget
 from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
 from autoscaler.adapters.kubernetes.demand import KubernetesDemand
 from autoscaler.adapters.kubernetes.election import LeaderElection
@@ -109,12 +110,14 @@ class KubernetesController:
         self._routes = KubernetesRoutes(
             api, inventory=inventory, cluster=self._cluster, activators=self._hub, clock=clock
         )
+        budget = KubernetesBudget(self._cluster, inventory) if settings.budget_gpus else None
         self._watches = Watches(
             api,
             _scope(settings, place),
             inventory=inventory,
             cluster=self._cluster,
             routes=self._routes,
+            budget=budget,
         )
         self._demand = KubernetesDemand(
             clock=clock,
@@ -160,6 +163,7 @@ class KubernetesController:
             routes=self._routes,
             store=self._store,
             clock=clock,
+            budget=budget,
         )
         self._scaler = ExternalScaler(self._loop, now_s=clock.now_s, tick_s=settings.tick_s)
         self._keda = None if settings.keda is None else KedaServer(settings.keda, self._scaler)

@@ -32,6 +32,7 @@ EVERYTHING: dict[str, Any] = {
         "dcgmService": "gpu-operator/nvidia-dcgm-exporter",
         "dcgm": ["http://10.0.0.7:9400/metrics"],
     },
+    "budget": {"enabled": True},
     "extraEnv": {"HTTPS_PROXY": "http://proxy:3128", "DEBUG": 1},
     "networkPolicy": {"apiFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "keda": {
@@ -94,6 +95,19 @@ def test_a_listed_namespace_is_all_that_a_controller_may_touch(helm: Helm) -> No
         if role["metadata"]["name"] == "tidegate-controller"
     }
     assert watched == {"team-a", "team-b"}
+
+
+@pytest.mark.parametrize("namespaces", [[], ["team-a"]], ids=["everywhere", "one namespace"])
+def test_the_budget_may_see_all_gpus_and_who_has_them(helm: Helm, namespaces: list[str]) -> None:
+    """Wherever services are scaled; without it nobody may look at nodes."""
+    name = f"tidegate-controller-{NAMESPACE}"
+    values: dict[str, Any] = {"namespaces": namespaces, "budget": {"enabled": True}}
+    rules = helm.render(values).one("ClusterRole", name)["rules"]
+    seen = {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list", "watch"]}
+    assert seen in rules
+    without = helm.render({"namespaces": namespaces})
+    for role in without.of("Role") + without.of("ClusterRole"):
+        assert not any("nodes" in rule["resources"] for rule in role["rules"])
 
 
 def test_every_role_is_bound_to_an_account_that_exists(rendered: Rendered) -> None:
@@ -257,6 +271,7 @@ def test_the_config_file_says_what_the_values_say(helm: Helm) -> None:
         dcgm=("http://10.0.0.7:9400/metrics",),
         dcgm_service=("gpu-operator", "nvidia-dcgm-exporter"),
         keda=Address("0.0.0.0", 8073),  # noqa: S104
+        budget_gpus=True,
     )
 
 

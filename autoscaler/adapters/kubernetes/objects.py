@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Final
 
+from autoscaler.adapters.kubernetes.gpus import GpuUse, needs_of
 from autoscaler.manifests import Wanted, wanted
+from scheduler_extender.core.demand import Demand
 
 Raw = Mapping[str, Any]
 Labels = Mapping[str, str]
@@ -37,7 +39,10 @@ _STUCK: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """`metrics`: port and path where the pod says its metrics are. `why`: what keeps it."""
+    """`metrics`: port and path where the pod says its metrics are. `why`: what keeps it.
+
+    `gpus`: where there is a budget what it has of GPUs, or waits for; else None.
+    """
 
     namespace: str
     name: str
@@ -50,6 +55,7 @@ class Pod:
     why: str
     metrics: tuple[int, str] | None
     deletion_cost: str | None
+    gpus: GpuUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,8 @@ class Workload:
 
     `written_by`: who set the count, where that was neither Tidegate nor whoever made the object.
     `ports`: of the template's containers by name. `probe`: as in `core.routes.Backend`.
-    `selector` is None where only the scale subresource tells it.
+    `selector` is None where only the scale subresource tells it. `needs`: what one more pod takes
+    of GPUs, where the template asks for any.
     """
 
     plural: str
@@ -108,6 +115,7 @@ class Workload:
     written_by: str
     status: str | None  # the status annotation as it stands
     wanted: tuple[Wanted, ...] = field(default=(), repr=False)
+    needs: Demand | None = None
 
     @property
     def pod_labels(self) -> Labels:
@@ -130,7 +138,7 @@ class OtherScaler:
     target_name: str
 
 
-def pod(raw: Raw) -> Pod:
+def pod(raw: Raw, *, gpus: Callable[[Raw], GpuUse | None] = lambda raw: None) -> Pod:
     meta, status = raw["metadata"], raw.get("status", {})
     annotations = meta.get("annotations") or {}
     ready = any(
@@ -149,6 +157,7 @@ def pod(raw: Raw) -> Pod:
         why=why or (str(status.get("message", "")) if status.get("phase") in _ENDED else ""),
         metrics=_metrics(annotations),
         deletion_cost=annotations.get(DELETION_COST),
+        gpus=gpus(raw),
     )
 
 
@@ -211,6 +220,7 @@ def workload(
         written_by=_written_by(meta),
         status=(meta.get("annotations") or {}).get("tidegate.dev/status"),
         wanted=read(raw, plural=plural),
+        needs=needs_of(template),
     )
 
 

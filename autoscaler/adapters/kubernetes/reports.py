@@ -14,6 +14,7 @@ from autoscaler.adapters.kubernetes.events import EventRecorder, Kind, ObjectRef
 from autoscaler.adapters.kubernetes.inventory import Inventory
 from autoscaler.core.decide import COOL_OFF_S, Decision
 from autoscaler.core.path import BLIND
+from autoscaler.core.proposal import Bound
 from autoscaler.core.signals import ServiceId
 from autoscaler.loop import Record
 from autoscaler.manifests import Problem
@@ -63,6 +64,9 @@ class Reports:
         elif governed.written_by and before.current != decision.current:
             words = f"{governed.written_by} set the count to {decision.current}; "
             self._event(governed, "LeftAlone", words + f"left alone for {COOL_OFF_S:.0f} s")
+        elif decision.bound_by is Bound.BUDGET is not before.bound_by:
+            words = f"{decision.current} replicas stay: {decision.because[-1]}"
+            self._event(governed, "NoRoom", words, kind=Kind.WARNING)
         if before is None or _said(before) != _said(decision):
             self._status(governed, _line(decision))
 

@@ -5,15 +5,16 @@ What the cluster has no CRD of is looked for again by the informer itself.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
-from autoscaler.adapters.kubernetes import objects
+from autoscaler.adapters.kubernetes import gpus, objects
 from autoscaler.adapters.kubernetes.api import KubeApi
+from autoscaler.adapters.kubernetes.budget import KubernetesBudget
 from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
 from autoscaler.adapters.kubernetes.informer import Informer
 from autoscaler.adapters.kubernetes.inventory import Inventory
@@ -34,6 +35,7 @@ from autoscaler.adapters.kubernetes.resources import (
     INFERENCE_SERVICES,
     LEADER_WORKER_SETS,
     LLM_INFERENCE_SERVICES,
+    NODES,
     PODS,
     SCALED_OBJECTS,
     SERVICES,
@@ -62,7 +64,11 @@ class Scope:
 
 
 class Watches:
-    """Lists and watches everything a controller needs; `start()` it, `stop()` it."""
+    """Lists and watches everything a controller needs; `start()` it, `stop()` it.
+
+    For the budget it also looks at nodes, and at the pods of all namespaces. Nobody waits for that:
+    where it is not permitted, nothing is capped.
+    """
 
     def __init__(
         self,
@@ -72,10 +78,12 @@ class Watches:
         inventory: Inventory,
         cluster: KubernetesCluster,
         routes: KubernetesRoutes,
+        budget: KubernetesBudget | None = None,
     ) -> None:
         self._inventory = inventory
         self._cluster = cluster
         self._routes = routes
+        self._budget = budget
         self._policies = Policies(api, on_change=cluster.declared)
         everywhere = scope.namespaces
         self._activators = Informer(
@@ -88,7 +96,13 @@ class Watches:
         )
         self._informers: list[Informer[Any]] = [
             self._activators,
-            Informer(api, PODS, parse=objects.pod, namespaces=everywhere, on_change=self._pod),
+            Informer(
+                api,
+                PODS,
+                parse=_pod_with_gpus if budget is not None and not everywhere else objects.pod,
+                namespaces=everywhere,
+                on_change=self._pod,
+            ),
             Informer(
                 api,
                 SERVICES,
@@ -117,6 +131,7 @@ class Watches:
             self._add(api, resource, parse, everywhere, told)
         for resource in (HPAS, SCALED_OBJECTS):
             self._add(api, resource, objects.autoscaler, everywhere, self._other_scaler)
+        self._of_budget = [] if budget is None else self._for_budget(api, budget, everywhere)
         cluster.synced = lambda: self.synced
         self._running: asyncio.Task[None] | None = None
 
@@ -127,9 +142,27 @@ class Watches:
             Informer(api, resource, parse=parse, namespaces=namespaces, on_change=told)
         )
 
+    def _for_budget(
+        self, api: KubeApi, budget: KubernetesBudget, namespaces: tuple[str, ...]
+    ) -> list[Informer[Any]]:
+        informers: list[Informer[Any]] = [
+            Informer(api, NODES, parse=gpus.node, on_change=budget.node_changed)
+        ]
+        if namespaces:  # GPUs are shared with all the others
+            informers.append(
+                Informer(
+                    api,
+                    PODS,
+                    parse=_pod_if_gpus,
+                    on_change=lambda key, old, new: budget.pod_changed(old, new),
+                )
+            )
+        budget.unknown = lambda: _not_listed(informers)
+        return informers
+
     @property
     def synced(self) -> bool:
-        """Whether everything has been listed once."""
+        """Whether everything has been listed once that deciding cannot do without."""
         return all(informer.synced for informer in self._informers)
 
     @property
@@ -149,7 +182,8 @@ class Watches:
 
     def ages_s(self, now_s: float) -> Mapping[str, float]:
         """Of each kind of object, how long ago the API server was last heard of it."""
-        heard = {i.resource.plural: i.heard_at_s for i in self._informers}
+        informers = (*self._of_budget, *self._informers)
+        heard = {i.resource.plural: i.heard_at_s for i in informers}
         return {plural: now_s - at_s for plural, at_s in heard.items() if at_s is not None}
 
     @property
@@ -171,7 +205,7 @@ class Watches:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as running:
             running.create_task(self._policies.run(), name="policies")
-            for informer in self._informers:
+            for informer in (*self._informers, *self._of_budget):
                 running.create_task(informer.run())
 
     async def stop(self) -> None:
@@ -188,6 +222,8 @@ class Watches:
 
     def _pod(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         self._cluster.pod_changed(old, new)
+        if self._budget is not None:
+            self._budget.pod_changed(old, new)
 
     def _service(self, key: Key, old: KubeService | None, new: KubeService | None) -> None:
         concerned = self._inventory.targets_behind(old) if old is not None else []
@@ -212,3 +248,21 @@ class Watches:
 
     def _other_scaler(self, key: Key, old: OtherScaler | None, new: OtherScaler | None) -> None:
         self._cluster.other_scaler_changed(old, new)
+
+
+def _pod_with_gpus(raw: objects.Raw) -> Pod:
+    return objects.pod(raw, gpus=gpus.use_of)
+
+
+def _pod_if_gpus(raw: objects.Raw) -> Pod | None:
+    pod = _pod_with_gpus(raw)
+    return pod if pod.gpus is not None else None
+
+
+def _not_listed(informers: Iterable[Informer[Any]]) -> str:
+    """Why not all of these were listed yet; empty: they were."""
+    waiting = [informer for informer in informers if not informer.synced]
+    return "; ".join(
+        informer.trouble or f"{informer.resource.plural} are still being listed"
+        for informer in waiting
+    )

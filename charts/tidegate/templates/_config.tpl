@@ -12,6 +12,11 @@ dcgm = {{ .Values.gpus.dcgm | toJson }}
 [kubernetes]
 namespaces = {{ .Values.namespaces | toJson }}
 scale-kinds = {{ .Values.scaleKinds | toJson }}
+{{- if .Values.budget.enabled }}
+
+[budget]
+gpus = true
+{{- end }}
 {{- if .Values.keda.enabled }}
 
 [keda]

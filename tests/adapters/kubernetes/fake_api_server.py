@@ -54,6 +54,7 @@ class FakeApiServer:
         self.gone_as_event = True
         self.token = ""  # the one that is taken; empty: any
         self.absent: set[str] = set()  # plurals that are not installed
+        self.forbidden: set[str] = set()  # plurals that nobody may ask for
         self.faults: list[Fault] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []  # verb, path, query
         self.url = ""
@@ -192,6 +193,8 @@ class FakeApiServer:
             return _refuse(401)
         if place.plural in self.absent:
             return web.Response(status=404, text="404 page not found")
+        if place.plural in self.forbidden:
+            return _refuse(403)
         if verb == "watch":
             return await self._watch(request, place, query)
         body = orjson.loads(await request.read() or b"null")
