@@ -167,8 +167,7 @@ class _Free:
         fleet = self._fleet
         rows = np.flatnonzero(fits(fleet, needs, fleet.all_rows()))
         left = fleet.milli_free[rows].sum(axis=1) + fleet.memory_free[rows].sum(axis=1)
-        order = np.lexsort((fleet.order()[rows], left))[::-1]
-        return [int(row) for row in rows[order]]
+        return [int(row) for row in rows[np.argsort(-left, kind="stable")]]
 
 
 def _gib(mib: int) -> str:

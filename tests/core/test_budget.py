@@ -210,7 +210,7 @@ def test_the_sum_fits_and_no_count_falls(
     """No service gets more than fits if it were alone, nor all together more than there is."""
     fleet = a_fleet(*cards)
     said = capped(claims, Room(fleet, tuple(awaited)))
-    used = memory = 0
+    compute_milli = memory_milli = 0.0
     for claim in claims:
         before, after = claim.decision, said[claim.decision.service]
         got = after.decided - before.current
@@ -218,10 +218,12 @@ def test_the_sum_fits_and_no_count_falls(
         assert got <= how_many_fit(fleet, claim.needs)
         assert after.replicas >= after.current
         assert (after.bound_by is Bound.BUDGET) == (after.decided < before.decided and before.acts)
-        used += got * claim.needs.gpu_milli
-        memory += got * claim.needs.cards * claim.needs.memory_mib
-    assert used <= 1000 * sum(cards)
-    assert memory <= CARD * sum(cards)
+        needs = claim.needs
+        whole = 1000 if needs.exclusive else 0
+        memory = needs.memory_milli + 1000 * needs.memory_mib / CARD
+        compute_milli += got * needs.cards * max(whole, needs.milli)
+        memory_milli += got * needs.cards * max(whole, memory)
+    assert max(compute_milli, memory_milli) <= 1000 * sum(cards)
 
 
 @given(all_claims(), st.randoms(use_true_random=False))
