@@ -27,6 +27,7 @@ from autoscaler.text import (
     percent_ratio,
     positive_s,
     refused,
+    shortened,
     size_bytes,
     unknown,
     whole,
@@ -39,6 +40,9 @@ TARGETS = (
 )
 SLOTS_MOST = 100_000
 TARGET_LEAST, TARGET_MOST = 1e-6, 1e12
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+QUERY_MOST = 1000  # characters; it stands in every decision that is told
+NAME_SHOWN = 80  # characters of a signal's name that leave room to say what is wrong with it
 
 # Planned, so that whoever reads of it elsewhere hears more than "unknown".
 _LATER_POLICIES = ("slo", "kpa", "hpa")
@@ -64,7 +68,7 @@ def targets(text: str) -> tuple[Target, ...]:
         name, amount = _named(part)
         signal = _signal(name)
         if signal in found:
-            raise Unreadable(f"{name} stands there twice")
+            raise Unreadable(f"{_shown(signal)} stands there twice")
         found[signal] = Target(signal, _per_replica(signal, amount))
     if not found:
         raise Unreadable("no target named")
@@ -73,55 +77,83 @@ def targets(text: str) -> tuple[Target, ...]:
 
 def _outside_brackets(text: str) -> list[str]:
     """What commas part, but not those within brackets or quotes: a query may hold any."""
-    pieces, depth, quote, escaped = [""], 0, "", False
+    pieces, awaited, quote, escaped = [""], "", "", False
     for letter in text:
         if quote:
             quote = "" if letter == quote and not escaped else quote
             escaped = letter == "\\" and not escaped and quote != "`"
         elif letter in "\"'`":
             quote = letter
-        else:
-            depth += (letter in "([{") - (letter in ")]}")
-            if letter == "," and depth <= 0:
-                pieces.append("")
-                continue
+        elif letter in _CLOSING:
+            awaited += _CLOSING[letter]
+        elif letter in _CLOSING.values():
+            if not awaited.endswith(letter):
+                raise Unreadable(f"{letter!r} closes no bracket")
+            awaited = awaited[:-1]
+        elif letter == "," and not awaited:
+            pieces.append("")
+            continue
         pieces[-1] += letter
-    if quote or depth:
-        raise Unreadable("a bracket or a quote is not closed")
+    if quote or awaited:
+        raise Unreadable(f"a {'quote' if quote else 'bracket'} is not closed")
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
 def _named(part: str) -> tuple[str, str]:
     """Name and amount; a query may itself hold equal signs."""
-    if part.startswith("prometheus("):
-        name, _, amount = part.rpartition("=")
-        # An amount holds no bracket: what follows the last equal sign is then within the query.
-        return (part, "") if ")" in amount else (name.strip(), amount.strip())
     name, _, amount = part.partition("=")
+    if "(" in name:
+        name, _, amount = part.rpartition("=")
+        if ")" in amount:  # the last equal sign stands within the query
+            name, amount = part, ""
     return name.strip(), amount.strip()
 
 
 def _signal(name: str) -> Signal | Query:
     if name.startswith("prometheus(") and name.endswith(")"):
-        if promql := name.removeprefix("prometheus(")[:-1].strip():
-            return Query(promql)
-        raise Unreadable("prometheus() holds no query")
+        return _query(name.removeprefix("prometheus(")[:-1].strip())
     if name not in set(Signal):
-        raise Unreadable(f"unknown signal {name!r}{nearest(name, [*Signal, 'prometheus(QUERY)'])}")
+        # A long query must not hide that its first word is nearly right.
+        word, bracket, _ = name.partition("(")
+        near = nearest(f"{word}(QUERY)" if bracket else word, [*Signal, "prometheus(QUERY)"])
+        raise Unreadable(f"unknown signal {shortened(repr(name), NAME_SHOWN)}{near}")
     return Signal(name)
 
 
+def _query(promql: str) -> Query:
+    if not promql:
+        raise Unreadable("prometheus() holds no query")
+    if len(promql) > QUERY_MOST:
+        raise Unreadable(
+            f"the query has {len(promql)} characters, at most {QUERY_MOST} are taken: "
+            f"let a recording rule hold it"
+        )
+    if not promql.isprintable():
+        raise Unreadable("a query stands on one line, without tabs")
+    _outside_brackets(promql)  # `x)=1 prometheus(y` is no query
+    return Query(promql)
+
+
+def _shown(signal: Signal | Query) -> str:
+    return shortened(str(signal), NAME_SHOWN)
+
+
 def _per_replica(signal: Signal | Query, amount: str) -> float:
+    shown = _shown(signal)
+    if not amount:
+        raise Unreadable(
+            f"{shown} lacks its amount, as in {shown}={'80%' if signal in RATIOS else 8}"
+        )
     if signal in RATIOS and amount.endswith("%"):
-        if not 0 < (ratio := percent_ratio(amount)) <= 1:
-            raise Unreadable(f"{signal} wants a percentage above 0% and up to 100%")
+        if not TARGET_LEAST <= (ratio := percent_ratio(amount)) <= 1:
+            raise Unreadable(f"{shown} wants a percentage above 0% and up to 100%")
         return ratio
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", amount) or float(amount) <= 0:
-        raise Unreadable(f"{signal} wants an amount above 0, not {amount!r}")
+        raise Unreadable(f"{shown} wants an amount above 0, not {amount!r}")
     if not TARGET_LEAST <= float(amount) <= TARGET_MOST:
-        raise Unreadable(f"{signal} wants an amount from {TARGET_LEAST:g} to {TARGET_MOST:g}")
+        raise Unreadable(f"{shown} wants an amount from {TARGET_LEAST:g} to {TARGET_MOST:g}")
     if signal in RATIOS and float(amount) > 1:
-        raise Unreadable(f"{signal} wants a part of 1 or a percentage, not {amount}")
+        raise Unreadable(f"{shown} wants a part of 1 or a percentage, not {amount}")
     return float(amount)
 
 

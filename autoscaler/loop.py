@@ -5,15 +5,22 @@ The loop knows no clock, network or platform of its own; all of them come in by 
 simulator runs this same file in virtual time. It is the only caller of `Cluster.scale`.
 """
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
-from autoscaler.core.lead_time import LeadTimes
-from autoscaler.core.signals import Measures, ServiceId, ServiceSnapshot, first_told
+from autoscaler.core.lead_time import LeadTimes, StartsSeen
+from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.proposal import Bound
+from autoscaler.core.signals import (
+    Measures,
+    ServiceId,
+    ServiceSnapshot,
+    first_told,
+)
 from autoscaler.core.zero import ZeroState
 from autoscaler.errors import RetryLater
 from autoscaler.ports import (
@@ -37,6 +44,7 @@ class Record:
 
     decision: Decision
     snapshot: ServiceSnapshot
+    policy: ServicePolicy
     refused: str | None = None
 
     @property
@@ -71,6 +79,8 @@ class ControlLoop:
         self._learned: Mapping[ServiceId, LeadTimes] | None = None  # by earlier controllers
         self._saved: Mapping[ServiceId, LeadTimes] = {}
         self.records: dict[ServiceId, deque[Record]] = {}
+        # How often which rule bound a service's count.
+        self.decided: defaultdict[ServiceId, Counter[Bound]] = defaultdict(Counter)
 
     async def tick(self, only: Collection[ServiceId] | None = None) -> tuple[Decision, ...]:
         """Decide and act once for every service, or for those in `only`.
@@ -96,7 +106,8 @@ class ControlLoop:
             # 3. and 4. Act; the cluster checks again that the generation is still the snapshot's.
             refusal = await self._act(decision)
             # 5. Record.
-            self._record(Record(decision, snapshot, refusal.why if refusal else None))
+            why = refusal.why if refusal else None
+            self._record(Record(decision, snapshot, view.policy, why))
             decisions.append(decision)
         await self._save(asked)
         return tuple(decisions)
@@ -106,10 +117,10 @@ class ControlLoop:
         memory = self._memories.get(service)
         return memory.lead_times if memory else LeadTimes()
 
-    def cold_starts(self, service: ServiceId) -> int:
-        """How many replicas of a service became ready since this loop began."""
+    def starts(self, service: ServiceId) -> StartsSeen:
+        """The starts of a service's replicas that ended since this loop began."""
         memory = self._memories.get(service)
-        return memory.starts_seen.total if memory else 0
+        return memory.starts_seen if memory else StartsSeen()
 
     async def _measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         told = [await source.measure(services) for source in self.sources]
@@ -157,6 +168,7 @@ class ControlLoop:
 
     def _record(self, record: Record) -> None:
         decision = record.decision
+        self.decided[decision.service][decision.bound_by] += 1
         records = self.records.setdefault(decision.service, deque(maxlen=DECISIONS_KEPT))
         before = records[-1].decision if records else None
         if len(records) > 1 and records[-2].gist == records[-1].gist == record.gist:
@@ -180,6 +192,7 @@ class ControlLoop:
             if service not in views:
                 self._memories.pop(service, None)
                 self.records.pop(service, None)
+                self.decided.pop(service, None)
 
     async def _save(self, asked: Collection[ServiceId]) -> None:
         new = any(self._memories[sid].lead_times != self._saved.get(sid) for sid in asked)

@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from autoscaler import contract
+from autoscaler.config_table import FileKey, Table, between_s, seconds
 from autoscaler.core.policy import InPath, ServicePolicy
 from autoscaler.errors import BadInput
-from autoscaler.text import DURATION, Unreadable, bad_value, duration_s, unknown_key
+from autoscaler.prometheus_settings import (
+    PROMETHEUS_KEYS,
+    SECTION,
+    PrometheusSettings,
+    take_prometheus,
+)
+from autoscaler.text import DURATION, Unreadable, bad_value, unknown_key
 
 NAME = "letters, digits and dashes, beginning with a letter, at most 63"
 LISTEN = "HOST:PORT such as 127.0.0.1:8081"
@@ -72,17 +79,8 @@ class Settings:
     controller: ControllerSettings
     activator: ActivatorSettings
     services: tuple[ServiceSettings, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FileKey:
-    """One key of the file outside the contract, as the documentation shows it."""
-
-    section: str
-    name: str
-    permitted: str
-    meaning: str
-    default: str
+    prometheus: PrometheusSettings | None = None
+    keda: Address | None = None  # where the external scaler is served
 
 
 FILE_KEYS: tuple[FileKey, ...] = (
@@ -95,6 +93,8 @@ FILE_KEYS: tuple[FileKey, ...] = (
     FileKey("activator", "processes", "a whole number from 1 to 64",
             "processes that share the services' ports", "1"),
     FileKey("activator", "drain", DURATION, "how long requests may finish on stop", "30s"),
+    *PROMETHEUS_KEYS,
+    FileKey("keda", "listen", LISTEN, "where KEDA's external scaler is served, by gRPC", "off"),
     FileKey("services.NAME", "listen", LISTEN, "where clients of the service connect", "required"),
     FileKey("services.NAME", "models", "a table NAME = PATH",
             "serve these models with the bundled worker", "this or command"),
@@ -112,7 +112,7 @@ FILE_KEYS: tuple[FileKey, ...] = (
             "30s"),
 )  # fmt: skip
 
-_SECTIONS = ("controller", "activator", "services")
+_SECTIONS = ("controller", "activator", SECTION, "keda", "services")
 
 
 def load(path: Path) -> Settings:
@@ -141,6 +141,8 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
     ]
     controller = _controller(Table(document, "controller", where, problems), base)
     activator = _activator(Table(document, "activator", where, problems))
+    prometheus = take_prometheus(Table(document, SECTION, where, problems), base)
+    keda = _keda(Table(document, "keda", where, problems))
     tables = document.get("services", {})
     if not isinstance(tables, dict) or not tables:
         problems.append(f"{where}[services.NAME]: there is none; add one table for each service")
@@ -149,42 +151,11 @@ def parse(document: Mapping[str, Any], *, base: Path, where: str = "") -> Settin
         _service(Table(tables, name, f"{where}services.", problems), name, base) for name in tables
     ]
     complete = tuple(service for service in services if service is not None)
-    _check_addresses(controller, complete, where, problems)
+    _check_addresses(controller, keda, complete, where=where, problems=problems)
     _check_windows(controller, complete, where, problems)
     if problems:
         raise BadInput(*problems)
-    return Settings(controller, activator, complete)
-
-
-class Table:
-    """One table of the file; takes values out by name and notes what is wrong with them."""
-
-    def __init__(
-        self, parent: Mapping[str, Any], name: str, where: str, problems: list[str]
-    ) -> None:
-        self.where = f"{where}{name}."
-        self.problems = problems
-        table = parent.get(name, {})
-        if not isinstance(table, dict):
-            problems.append(bad_value(f"{where}{name}", table, f"a table [{name}]"))
-            table = {}
-        self.values: dict[str, Any] = dict(table)
-
-    def take(self, name: str, default: Any, read: Any, permitted: str) -> Any:
-        """The value of a key, read and checked; the default where it is absent or wrong."""
-        if name not in self.values:
-            return default
-        value = self.values.pop(name)
-        try:
-            return read(value)
-        except (Unreadable, TypeError, ValueError, OSError) as why:  # OSError: no such path can be
-            detail = str(why) if isinstance(why, Unreadable) else ""
-            self.problems.append(bad_value(self.where + name, value, permitted, detail))
-            return default
-
-    def refuse_rest(self, permitted: list[str]) -> None:
-        for name in self.values:
-            self.problems.append(unknown_key(self.where + name, name, permitted))
+    return Settings(controller, activator, complete, prometheus, keda)
 
 
 def _permitted(section: str, name: str) -> str:
@@ -218,10 +189,16 @@ def _activator(table: Table) -> ActivatorSettings:
 
     settings = ActivatorSettings(
         processes=take("processes", default.processes, _whole(1, 64)),
-        drain_s=take("drain", default.drain_s, _seconds),
+        drain_s=take("drain", default.drain_s, seconds),
     )
     table.refuse_rest(_names("activator"))
     return settings
+
+
+def _keda(table: Table) -> Address | None:
+    listen: Address | None = table.take("listen", None, address, _permitted("keda", "listen"))
+    table.refuse_rest(_names("keda"))
+    return listen
 
 
 def _service(table: Table, name: str, base: Path) -> ServiceSettings | None:
@@ -241,7 +218,7 @@ def _service(table: Table, name: str, base: Path) -> ServiceSettings | None:
         "cwd": take("cwd", None, _folder(base)),
         "ready_path": take("ready-path", "/v2/health/ready", _url_path),
         "metrics_path": take("metrics-path", "/metrics" if ours else "", _url_path_or_none) or None,
-        "drain_grace_s": take("drain-grace", 30.0, _seconds),
+        "drain_grace_s": take("drain-grace", 30.0, seconds),
     }
     policy = _policy(table, slots=WORKER_SLOTS if ours else None)
     if listen is None and len(table.problems) == before:
@@ -282,12 +259,20 @@ def _worker_command(models: Mapping[str, Path], slots: int | None) -> tuple[str,
 
 def _check_addresses(
     controller: ControllerSettings,
+    keda: Address | None,
     services: tuple[ServiceSettings, ...],
+    *,
     where: str,
     problems: list[str],
 ) -> None:
     # By port alone: what listens on 0.0.0.0 has it on every address.
     taken = {controller.api.port: "controller.api"}
+    if keda is not None and keda.port:
+        if keda.port in taken:
+            problems.append(
+                f"{where}keda.listen: {keda} is taken by controller.api; give each its own port"
+            )
+        taken[keda.port] = "keda.listen"
     for service in services:
         shown, port = f"services.{service.name}.listen", service.listen.port
         if port == 0:
@@ -388,19 +373,5 @@ def _whole(least: int, most: int) -> Any:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise Unreadable
         return value
-
-    return read
-
-
-def _seconds(value: object) -> float:
-    return duration_s(str(value))
-
-
-def between_s(least: float, most: float) -> Any:
-    def read(value: object) -> float:
-        seconds = _seconds(value)
-        if not least <= seconds <= most:
-            raise Unreadable
-        return seconds
 
     return read

@@ -105,8 +105,8 @@ def nearest(name: str, permitted: Collection[str]) -> str:
     return f", did you mean {str(close[0])!r}?" if close else ""
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= SHOWN_MOST else text[: SHOWN_MOST - 1] + "…"
+def shortened(text: str, most: int = SHOWN_MOST) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def unknown_key(shown: str, name: str, permitted: Collection[str]) -> str:

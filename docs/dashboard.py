@@ -124,6 +124,43 @@ PANELS: tuple[Panel, ...] = (
         unit="s",
     ),
     Panel(
+        "Decisions by rule",
+        "What bound the counts of the services, as a part of all decisions.",
+        {
+            "{{rule}}": f"{_rate('decisions_total', by='rule')} "
+            f"/ ignoring(rule) group_left {_rate('decisions_total', by='')}"
+        },
+        unit="percentunit",
+    ),
+    Panel(
+        "Readings that are missing",
+        "No count falls on them; `GET /v1/services` says why they are missing.",
+        {f"{_SERVICE} {{{{quantity}}}}": _level("reading_absent", by=", quantity")},
+    ),
+    Panel(
+        "Sources: answering",
+        "1 while nothing is wrong with a source; `GET /v1/sources` says what is.",
+        {"{{source}}": "min by (source) (tidegate_source_up)"},
+        width=8,
+    ),
+    Panel(
+        "Sources: age",
+        "Time since a source last answered.",
+        {"{{source}}": "min by (source) (tidegate_source_age_seconds)"},
+        unit="s",
+        width=8,
+    ),
+    Panel(
+        "Sources: failing",
+        "Part of the questions to a source that got no answer.",
+        {
+            "{{source}}": "sum by (source) (rate(tidegate_source_failed_total[$__rate_interval])) "
+            "/ sum by (source) (rate(tidegate_source_asked_total[$__rate_interval]))"
+        },
+        unit="percentunit",
+        width=8,
+    ),
+    Panel(
         "Requests through the activators",
         "By Service; zero once a service is warm and they have left its path.",
         {

@@ -13,6 +13,7 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    UnknownMetricFamily,
 )
 from prometheus_client.registry import Collector
 
@@ -131,15 +132,18 @@ class WorkerCollector(Collector):
         # "unknown": the client library would end a counter's name with _total, and Triton's has
         # none.
         for name, about, read in TRITON:
-            metric = Metric(name, about, "unknown")
+            metric = UnknownMetricFamily(name, about, labels=["model", "version"])
             for model, counts in models.items():
-                metric.add_sample(name, {"model": model, "version": "1"}, read(counts))
+                metric.add_metric([model, "1"], read(counts))
             yield metric
-        failures = Metric("nv_inference_request_failure", "Requests that failed.", "unknown")
+        failures = UnknownMetricFamily(
+            "nv_inference_request_failure",
+            "Requests that failed.",
+            labels=["model", "version", "reason"],
+        )
         for model, counts in models.items():
             for reason, n in counts.failed.items():
-                labels = {"model": model, "version": "1", "reason": reason}
-                failures.add_sample("nv_inference_request_failure", labels, n)
+                failures.add_metric([model, "1", reason], n)
         yield failures
 
 

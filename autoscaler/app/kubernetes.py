@@ -20,6 +20,8 @@ from prometheus_client import CollectorRegistry
 
 from autoscaler import cluster_settings, logs
 from autoscaler.adapters.activators import ActivatorHub
+from autoscaler.adapters.gpus.dcgm_source import DcgmSignalSource
+from autoscaler.adapters.gpus.exporters import GpuExporters
 from autoscaler.adapters.kubernetes.annotations import AnnotationWriter
 from autoscaler.adapters.kubernetes.api import KubeApi
 from autoscaler.adapters.kubernetes.cluster import KubernetesCluster
@@ -35,18 +37,21 @@ from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
 from autoscaler.adapters.kubernetes.selectors import ScaleSelectors
 from autoscaler.adapters.kubernetes.vouching import Vouching
 from autoscaler.adapters.kubernetes.watches import Scope, Watches
+from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
-from autoscaler.app.serving import ApiServer
+from autoscaler.app.serving import ApiServer, KedaServer
 from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.cluster_settings import ClusterSettings
 from autoscaler.errors import GiveUp, RetryLater
-from autoscaler.loop import ControlLoop
+from autoscaler.loop import ControlLoop, Record
 
 log = structlog.get_logger(__name__)
 
 FIRST_LOOK_S: Final = 0.5  # between two tries of a new leader to see everything
 LEASE: Final = "tidegate-controller"
+# client-go lists anew after at most 30 s and as much again by chance, and then kube-proxy works.
+PROXIES_LAG_S: Final = 75.0
 Task = asyncio.Task[None]
 
 CHANNEL: Final = "tidegate.dev/channel"  # on the Lease: where activators find the leader
@@ -87,6 +92,7 @@ class KubernetesController:
         self._place = place
         self._stop = asyncio.Event()
         self._lost_lead = False
+        self._unled_at_s: float | None = None
         clock = self._clock = MonotonicClock()
         inventory = Inventory()
         vouching = Vouching(api, place.namespace)
@@ -113,6 +119,13 @@ class KubernetesController:
             share_ratio=self._hub.share_ratio,
             ready_pods=self._cluster.metrics_places,
         )
+        self._exporters = GpuExporters(api, urls=settings.dcgm, service=settings.dcgm_service)
+        self._gpus = DcgmSignalSource(
+            self._exporters.places,
+            ready_pods=self._cluster.metrics_places,
+            clock=clock,
+            trouble=self._exporters.trouble,
+        )
         self._events = EventRecorder(api, component="tidegate-controller", instance=place.pod)
         self._annotations = AnnotationWriter(api)
         self._reports = Reports(
@@ -125,11 +138,13 @@ class KubernetesController:
         self._store = ConfigMapMemoryStore(api, namespace=place.namespace)
         self._loop = ControlLoop(
             cluster=self._cluster,
-            sources=[self._demand],
+            sources=[self._demand, *([self._gpus] if self._exporters.named else [])],
             routes=self._routes,
             store=self._store,
             clock=clock,
         )
+        self._scaler = ExternalScaler(self._loop, now_s=clock.now_s, tick_s=settings.tick_s)
+        self._keda = None if settings.keda is None else KedaServer(settings.keda, self._scaler)
         self._registry = CollectorRegistry()
         self._ticker = Ticker(self._loop, timekeeper=TickSeconds(self._registry))
         self._election = LeaderElection(
@@ -147,18 +162,23 @@ class KubernetesController:
         self._wire()
 
     def _wire(self) -> None:
-        self._loop.on_record = self._reports.recorded
+        self._loop.on_record = self._recorded
         self._cluster.on_change = self._changed
         self._cluster.in_flight = self._demand.in_flight
         self._cluster.leads = lambda: self._election.leading
         self._routes.on_change = self._ticker.tick_soon
         self._routes.activator_pods = lambda: self._watches.activator_pods
+        self._routes.proxies_lag = self._proxies_lag
         self._hub.on_wake = self._wake
         self._hub.on_follow = self._routes.activators_changed
 
     def _changed(self, service: Any) -> None:
         self._routes.service_changed(service)
         self._ticker.tick_soon(service)
+
+    def _recorded(self, record: Record) -> None:
+        self._reports.recorded(record)
+        self._scaler.recorded(record)
 
     def _wake(self, route: str) -> None:
         service = self._routes.service_of(route)
@@ -207,6 +227,8 @@ class KubernetesController:
 
     async def _lead(self) -> None:
         """Act until cancelled; what was begun ends with it."""
+        # A leader that did not hand over may have lost the API server, and others with it.
+        self._unled_at_s = None if self._election.handed_over else self._clock.now_s()
         channel = self._settings.channel
         await self._hub.start((channel.host, channel.port))
         scheduler = AsyncIOScheduler()
@@ -220,14 +242,26 @@ class KubernetesController:
         scheduler.start()
         try:
             await self._look_around()
+            if self._keda is not None:
+                # Whoever stands by has decided nothing, and a client that reached it would stay.
+                await self._keda.start()
             async with asyncio.TaskGroup() as acting:
                 acting.create_task(self._ticker.run(), name="ticks")
                 acting.create_task(self._routes.run(), name="slices")
                 acting.create_task(self._routes.prove(), name="proofs")
                 acting.create_task(self._demand.run(), name="scrapes")
                 acting.create_task(self._selectors.run(), name="selectors")
+                if self._exporters.named:
+                    acting.create_task(self._exporters.run(), name="exporters")
+                    acting.create_task(self._gpus.run(), name="gpus")
         finally:
             scheduler.shutdown(wait=False)
+
+    def _proxies_lag(self) -> bool:
+        """Whether kube-proxies may still have to hear what happened while nobody could."""
+        since_s = [self._watches.recovered_at_s, self._unled_at_s]
+        now_s = self._clock.now_s()
+        return any(at_s is not None and now_s - at_s < PROXIES_LAG_S for at_s in since_s)
 
     async def _look_around(self) -> None:
         """Decide on every service once before any activator is told anything."""
@@ -246,6 +280,8 @@ class KubernetesController:
             self._stop.set()
         else:
             await self._store.flush()
+        if self._keda is not None:
+            await self._keda.stop()
         await self._hub.stop()
 
     async def _tick_due(self) -> None:

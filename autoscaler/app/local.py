@@ -19,15 +19,18 @@ from autoscaler import logs
 from autoscaler import settings as config
 from autoscaler.adapters.activators import ActivatorHub, ActivatorSignalSource
 from autoscaler.adapters.engines import EngineMetrics
+from autoscaler.adapters.gpus.nvml import NvmlDevices
+from autoscaler.adapters.gpus.nvml_source import NvmlSignalSource
 from autoscaler.adapters.local.cluster import LocalCluster
 from autoscaler.adapters.local.kept import KeptProcess
 from autoscaler.adapters.local.replicas import LocalService, Site
 from autoscaler.adapters.memory import FileMemoryStore
+from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
-from autoscaler.app.serving import ApiServer, bound
+from autoscaler.app.serving import KEDA_LISTEN, ApiServer, KedaServer, bound
 from autoscaler.app.ticking import MonotonicClock, Ticker
-from autoscaler.core.signals import ServiceId
+from autoscaler.core.signals import NoReading, ServiceId
 from autoscaler.errors import BadInput
 from autoscaler.loop import ControlLoop
 from autoscaler.settings import ServiceSettings, Settings
@@ -63,16 +66,22 @@ class _LocalController:
             activators=self._hub,
             on_change=lambda service: self._ticker.tick_soon(service),
         )
+        self._gpus = _gpus(self._cluster, clock)
         self._loop = ControlLoop(
             cluster=self._cluster,
             sources=[
                 ActivatorSignalSource(self._hub, now_s=clock.now_s),
                 EngineMetrics(self._cluster.metrics_places, clock=clock),
+                *([self._gpus] if self._gpus is not None else []),
             ],
             routes=self._cluster,
             store=FileMemoryStore(state_dir / "learned.json"),
             clock=clock,
         )
+        self._scaler = ExternalScaler(
+            self._loop, now_s=clock.now_s, tick_s=settings.controller.tick_s
+        )
+        self._loop.on_record = self._scaler.recorded
         self._ticker = Ticker(self._loop)
         self._clock = clock
 
@@ -81,10 +90,14 @@ class _LocalController:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled, number, stop)
         api = self._api()  # first: a port that is taken must end nothing that has begun
+        where = self._settings.keda
+        keda = None if where is None else KedaServer(where, self._scaler)
         await self._hub.start(self._socket_path)
         await self._cluster.start()
         activators = self._start_activators()
-        ticking = asyncio.create_task(self._ticker.run(), name="ticks")
+        background = [asyncio.create_task(self._ticker.run(), name="ticks")]
+        if self._gpus is not None:
+            background.append(asyncio.create_task(self._gpus.run(), name="gpus"))
         scheduler = AsyncIOScheduler()
         scheduler.add_job(
             self._ticker.tick_due,
@@ -97,16 +110,21 @@ class _LocalController:
         self._ticker.tick_all()
         await self._listening(stop)
         await api.start()
+        if keda is not None:
+            await keda.start()
         log.info("controller started", api=f"http://{api.address}")
         await stop.wait()
         # Activators first, while the loop still scales: what is held or in flight is answered.
         log.info("stopping: requests may finish", within_s=self._settings.activator.drain_s)
         await asyncio.gather(*(kept.stop() for kept in activators))
         scheduler.shutdown(wait=False)
-        ticking.cancel()
-        await asyncio.gather(ticking, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         longest_s = max(service.drain_grace_s for service in self._settings.services)
         await self._cluster.close(grace_s=longest_s)
+        if keda is not None:
+            await keda.stop()
         await api.stop()
         await self._hub.stop()
         log.info("stopped")
@@ -164,6 +182,16 @@ class _LocalController:
         self._ticker.tick_soon(ServiceId(namespace, name))
 
 
+def _gpus(cluster: LocalCluster, clock: MonotonicClock) -> NvmlSignalSource | None:
+    """None: this machine's GPUs cannot be read, which the log says once."""
+    devices = NvmlDevices()
+    first = devices.read()
+    if isinstance(first, NoReading):
+        log.info("no service is told how busy GPUs are", why=first.why)
+        return None
+    return NvmlSignalSource(devices, pids=cluster.ready_pids, clock=clock)
+
+
 def _local_service(service: ServiceSettings) -> LocalService:
     return LocalService(
         service=ServiceId(LOCAL_NAMESPACE, service.name),
@@ -210,3 +238,5 @@ def _check_ports(settings: Settings) -> None:
     for service in settings.services:
         bound(service.listen, f"services.{service.name}.listen").close()
     bound(settings.controller.api, "controller.api").close()
+    if settings.keda is not None:
+        bound(settings.keda, KEDA_LISTEN).close()

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from autoscaler.bench.activator import Options, Report, run_activator_bench
 from autoscaler.bench.platform_cli import platform
+from autoscaler.bench.signals_cli import signals
 from autoscaler.bench.table import tables
 from autoscaler.bench.workloads import WORKLOADS
 from autoscaler.errors import BadInput, GiveUp
@@ -32,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(platform)
+app.command()(signals)
 
 
 def checked(*, duration_s: float, connections: int, rounds: int, only: list[str]) -> Options:

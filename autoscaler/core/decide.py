@@ -11,7 +11,7 @@ from autoscaler.core import keepalive, path, stabilize, zero
 from autoscaler.core.lead_time import LeadTimes, StartsSeen, learn_from
 from autoscaler.core.policies import POLICIES
 from autoscaler.core.policy import ServicePolicy
-from autoscaler.core.proposal import Candidate, Proposal
+from autoscaler.core.proposal import Bound, Candidate, Proposal
 from autoscaler.core.replicas import ReplicaState
 from autoscaler.core.signals import (
     AVERAGED,
@@ -49,23 +49,41 @@ WINDOWS: Mapping[Over, type[CounterWindow] | type[LevelWindow]] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas one service should have now, the state it is in, and the trail to it."""
+    """How many replicas one service should have now, the state it is in, and the trail to it.
+
+    `replicas` is what is asked for, `decided` what would be if it were not a dry run, or paused.
+    """
 
     service: ServiceId
     at_s: float
     generation: int
     current: int
     replicas: int
+    decided: int
     state: ZeroState
     why: str
     because: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     acts: bool = True  # false: dry run or paused
     in_path: str | None = None  # why the activator should stand in the path; None: it should not
+    wished: int = 0  # what the policy asked for, before bounds and limits
+    bound_by: Bound = Bound.TARGET
+    signals: Signals = field(default_factory=dict)  # what the policy saw
 
     @property
     def changes(self) -> bool:
         return self.acts and self.replicas != self.current
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Until when a window holds what spoke for only a part of the replicas, and for which part.
+
+    Its mean is below the truth for as long, whoever speaks by then (rule D1).
+    """
+
+    until_s: float
+    share_ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,7 @@ class ServiceMemory:
     history: stabilize.ScaleHistory
     scale: int
     windows: Mapping[Measure, CounterWindow | LevelWindow] = field(default_factory=dict)
+    partial: Mapping[Measure, Partial] = field(default_factory=dict)
     requests_seen: float | None = None
     idle_since_s: float | None = None
     starts_seen: StartsSeen = StartsSeen()
@@ -125,7 +144,7 @@ def decide(
     facts = _facts(snapshot, policy, memory, lead_time_s=lead_time_s, now_s=now_s)
     rule = zero.next_state(memory.state, facts)
     count = _count(rule.count, wish, policy)
-    if _overridden(memory, now_s) and snapshot.scale > 0:
+    if _overridden(memory, policy, now_s) and snapshot.scale > 0:
         count, wish = snapshot.scale, _left_alone(wish, snapshot, memory, now_s)
     failed_why = _complaints(snapshot) if facts.overdue else None
     memory = _entered(rule.to, memory, failed_why=failed_why, now_s=now_s)
@@ -139,7 +158,8 @@ def decide(
         active_s=now_s - memory.state_since_s,
         blind_s=0.0 if memory.blind_since_s is None else now_s - memory.blind_since_s,
     )
-    return _decision(snapshot, policy, wish, rule, count, why=why, in_path=in_path), memory
+    said = _decision(snapshot, policy, wish, rule, count, signals=signals, why=why, in_path=in_path)
+    return said, memory
 
 
 def signals_at(
@@ -151,14 +171,30 @@ def signals_at(
     for signal, meaning in SIGNALS.items():
         measured = _measured(meaning, snapshot, memory, now_s, waking=waking)
         averaged = snapshot.measures.get(signal)
-        if averaged is not None and (
-            isinstance(measured, NoReading) or (measured.share_ratio == 0.0 and not measured.value)
-        ):
-            measured = _with_held(averaged, meaning, snapshot, memory, now_s)
+        if averaged is not None:
+            averaged = _with_held(averaged, meaning, snapshot, memory, now_s, waking=waking)
+            whole = all(term.measure in snapshot.measures for term in meaning.terms)
+            measured = _better_told(measured, averaged, whole=whole)
         signals[signal] = measured
     for query in queries:
         signals[query] = snapshot.measures.get(query, NO_PROMETHEUS)
     return signals
+
+
+def _better_told(
+    measured: Reading | NoReading, averaged: Reading | NoReading, *, whole: bool
+) -> Reading | NoReading:
+    """The measured value if replicas told it; else whichever is known to be the larger.
+
+    `whole`: all that the signal is made of was measured. A queue is not, of which only the part in
+    front of the replicas is: once the average fails, the rest is unknown and not empty (rule D1).
+    """
+    if isinstance(measured, NoReading):
+        return averaged
+    if whole and measured.share_ratio > 0:
+        return measured
+    known = 0.0 if isinstance(averaged, NoReading) else averaged.value
+    return replace(measured, share_ratio=0.0) if measured.value > known else averaged
 
 
 def _with_held(
@@ -167,16 +203,20 @@ def _with_held(
     snapshot: ServiceSnapshot,
     memory: ServiceMemory,
     now_s: float,
+    *,
+    waking: bool,
 ) -> Reading | NoReading:
     """A signal that a source has averaged itself, with what waits in front of the replicas."""
     if isinstance(averaged, NoReading) or meaning.unit != REQUESTS:
         return averaged
     window = memory.windows.get(Measure.HELD_SECONDS_TOTAL)
     held = None if window is None else window.value(now_s)
-    known = held is not None and isinstance(snapshot.measures.get(Measure.HELD), Reading)
+    held_now = _held_now(snapshot)
+    known = held is not None and held_now is not None
+    burst = held_now if waking and held_now is not None else 0.0
     return replace(
         averaged,
-        value=averaged.value + (held or 0.0),
+        value=averaged.value + max(held or 0.0, burst),
         share_ratio=averaged.share_ratio if known else 0.0,
     )
 
@@ -206,6 +246,9 @@ def _measured(
         total += value or 0.0
         # What is held may raise a count before there is a mean; lower it only the whole can.
         share_ratio = min(share_ratio, seen.share_ratio if value is not None else 0.0)
+        partial = memory.partial.get(term.measure)
+        if partial is not None and now_s < partial.until_s:
+            share_ratio = min(share_ratio, partial.share_ratio)
         sources.append(seen.source)
     if not sources:
         return NoReading("no source reports it")
@@ -221,11 +264,15 @@ def _remember(
     snapshot: ServiceSnapshot, policy: ServicePolicy, memory: ServiceMemory, now_s: float
 ) -> ServiceMemory:
     windows = dict(memory.windows)
+    partial = {m: part for m, part in memory.partial.items() if now_s < part.until_s}
     for measure, over in AVERAGED.items():
         seen = snapshot.measures.get(measure)
         if isinstance(seen, Reading):
             window = windows.get(measure) or WINDOWS[over](policy.signal_window_s)
             windows[measure] = window.seen(seen.value, seen.at_s)
+            if seen.share_ratio < 1.0:
+                before = partial[measure].share_ratio if measure in partial else 1.0
+                partial[measure] = Partial(seen.at_s + window.span_s, min(seen.share_ratio, before))
     lead_times, starts_seen = learn_from(
         snapshot.replicas, seen=memory.starts_seen, lead_times=memory.lead_times
     )
@@ -234,6 +281,7 @@ def _remember(
     return replace(
         memory,
         windows=windows,
+        partial=partial,
         lead_times=lead_times,
         starts_seen=starts_seen,
         requests_seen=arrived.value if isinstance(arrived, Reading) else None,
@@ -257,7 +305,9 @@ def _remember(
     )
 
 
-def _overridden(memory: ServiceMemory, now_s: float) -> bool:
+def _overridden(memory: ServiceMemory, policy: ServicePolicy, now_s: float) -> bool:
+    if policy.dry_run:  # somebody else is meant to write, perhaps by what is wished here
+        return False
     return memory.overridden_at_s is not None and now_s - memory.overridden_at_s < COOL_OFF_S
 
 
@@ -270,16 +320,17 @@ def _left_alone(
         f"D5 {snapshot.written_by or 'somebody else'} set {snapshot.scale} {since_s:.0f} s ago, "
         f"left alone for {COOL_OFF_S:.0f} s; {wish.replicas} wanted"
     )
-    return replace(wish, replicas=snapshot.scale, because=(*wish.because, why))
+    because = (*wish.because, why)
+    return replace(wish, replicas=snapshot.scale, because=because, bound_by=Bound.COOL_OFF)
 
 
 def _bounded(wish: Proposal, policy: ServicePolicy) -> Proposal:
     count = min(max(wish.replicas, policy.min_replicas), policy.max_replicas)
     if count == wish.replicas:
         return wish
-    bound = "min-replicas" if count > wish.replicas else "max-replicas"
+    bound = Bound.MIN if count > wish.replicas else Bound.MAX
     because = (*wish.because, f"{bound}={count}, {wish.replicas} wanted")
-    return replace(wish, replicas=count, exact=float(count), because=because)
+    return replace(wish, replicas=count, exact=float(count), because=because, bound_by=bound)
 
 
 def _facts(
@@ -309,7 +360,7 @@ def _facts(
         and idle_s is not None
         and idle_s >= keep_s
         and not starting
-        and not _overridden(memory, now_s),
+        and not _overridden(memory, policy, now_s),
         overdue=memory.state is ZeroState.WAKING
         and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
@@ -362,31 +413,46 @@ def _decision(
     rule: zero.Rule,
     count: int,
     *,
+    signals: Signals,
     why: str,
     in_path: str | None,
 ) -> Decision:
-    because = wish.because
+    because, bound_by = wish.because, wish.bound_by
     if rule.count is Awake.NONE:
         because += (rule.why,)
+        if count == 0:
+            bound_by = Bound.SWITCHED_OFF if rule.why == zero.SWITCHED_OFF else Bound.ASLEEP
     elif count != wish.replicas:
-        floor = "min" if count == policy.min_replicas else "activation"
-        because += (f"{rule.why}: {floor}-replicas={count}",)
+        bound_by = _last_bound(count, wish, policy)
+        because += (f"{rule.why}: {bound_by}={count}",)
     halted = "paused" if policy.paused else "dry run" if policy.dry_run else ""
     if halted:
         because += (f"{halted}: {count} would be asked for",)
+        bound_by = Bound.PAUSED if policy.paused else Bound.DRY_RUN
     return Decision(
         service=snapshot.service,
         at_s=snapshot.at_s,
         generation=snapshot.generation,
         current=snapshot.scale,
         replicas=snapshot.scale if halted else count,
+        decided=count,
         state=rule.to,
         why=why,
         because=because,
         candidates=wish.candidates,
         acts=not halted,
         in_path=in_path,
+        wished=wish.wished,
+        bound_by=bound_by,
+        signals=signals,
     )
+
+
+def _last_bound(count: int, wish: Proposal, policy: ServicePolicy) -> Bound:
+    """What `_count` went by where it did not take the wish."""
+    if count < wish.replicas:
+        return Bound.MAX
+    return Bound.MIN if count == policy.min_replicas else Bound.ACTIVATION
 
 
 def _why(rule: zero.Rule, snapshot: ServiceSnapshot, memory: ServiceMemory) -> str:

@@ -30,15 +30,42 @@ class Measure(StrEnum):
     Names that end in `_total` only ever grow; a source that starts anew starts them at 0 again.
     """
 
-    HELD = "held"  # requests the activator keeps back now
-    IN_FLIGHT = "in_flight"  # requests sent to a replica and not answered yet
-    WAITING = "waiting"  # requests queued inside the replicas
-    REQUESTS_TOTAL = "requests_total"  # requests that ever arrived
-    REQUEST_SECONDS_TOTAL = "request_seconds_total"  # integral over time of held + in flight
-    HELD_SECONDS_TOTAL = "held_seconds_total"  # integral over time of held
-    TOKENS_TOTAL = "tokens_total"  # tokens generated
-    PROMPT_TOKENS_TOTAL = "prompt_tokens_total"  # tokens of prompts taken in
-    KV_USED = "kv_used"  # share of its KV cache that a replica uses, 0-1, summed over replicas
+    HELD = "held"
+    IN_FLIGHT = "in_flight"
+    WAITING = "waiting"
+    REQUESTS_TOTAL = "requests_total"
+    REQUEST_SECONDS_TOTAL = "request_seconds_total"
+    HELD_SECONDS_TOTAL = "held_seconds_total"
+    TOKENS_TOTAL = "tokens_total"
+    PROMPT_TOKENS_TOTAL = "prompt_tokens_total"
+    KV_USED = "kv_used"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureMeaning:
+    """What one reads of a measure in the API and in the documentation."""
+
+    unit: str
+    meaning: str
+
+
+MEASURES: Mapping[Measure, MeasureMeaning] = {
+    Measure.HELD: MeasureMeaning("requests", "requests the activator keeps back now"),
+    Measure.IN_FLIGHT: MeasureMeaning(
+        "requests", "requests sent to a replica and not answered yet"
+    ),
+    Measure.WAITING: MeasureMeaning("requests", "requests queued inside the replicas"),
+    Measure.REQUESTS_TOTAL: MeasureMeaning("requests", "requests that ever arrived"),
+    Measure.REQUEST_SECONDS_TOTAL: MeasureMeaning(
+        "request-seconds", "integral over time of held and in flight"
+    ),
+    Measure.HELD_SECONDS_TOTAL: MeasureMeaning("request-seconds", "integral over time of held"),
+    Measure.TOKENS_TOTAL: MeasureMeaning("tokens", "tokens generated"),
+    Measure.PROMPT_TOKENS_TOTAL: MeasureMeaning("tokens", "tokens of prompts taken in"),
+    Measure.KV_USED: MeasureMeaning(
+        "replicas", "part of its KV cache that a replica uses, 0-1, summed over replicas"
+    ),
+}
 
 
 class Signal(StrEnum):

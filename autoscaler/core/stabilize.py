@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil, floor
 
 from autoscaler.core.policy import RateRule, RateStep
-from autoscaler.core.proposal import Proposal
+from autoscaler.core.proposal import Bound, Proposal
 from autoscaler.core.windows import SlidingExtreme
 
 # Rule D3: keeping a replica must cost less than the chance of needing it again; a minute is what
@@ -83,13 +83,19 @@ def stabilize(
             because += (f"D3 keep {current}: {highest} wanted within {down_window_s:g} s",)
         elif tolerated > current:
             because += (f"keep {current}: not yet wanted for {up.window_s or 0.0:g} s",)
+    bound_by = wish.bound_by
+    if count != tolerated:
+        bound_by = Bound.WINDOW
+    elif tolerated != wish.replicas:
+        bound_by = Bound.TOLERANCE
     # 3. Rate limits.
     limited = _rate_limited(count, current=current, up=up, down=down, history=history, now_s=now_s)
     if limited != count:
         because += (f"rate limit: {limited} now, {count} wanted",)
-    if limited == wish.replicas and because == wish.because:
+        bound_by = Bound.RATE_LIMIT
+    if limited == wish.replicas and because == wish.because and bound_by is wish.bound_by:
         return wish, history
-    return replace(wish, replicas=limited, because=because), history
+    return replace(wish, replicas=limited, because=because, bound_by=bound_by), history
 
 
 def _tolerated(wish: Proposal, *, current: int, up: RateRule, down: RateRule) -> int:

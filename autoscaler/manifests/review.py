@@ -152,12 +152,18 @@ def _together(read: list[_Read], wishes: list[Scaled], found: Review) -> None:
             found.scaled.append(wish)
     for one in read:
         for place, name in _claims(one):
-            if mine := first.get(name):
+            if (mine := first.get(name)) and not _only_watches(mine):
                 why = (
                     f"scales {mine.wanted.target}, which Tidegate is to scale by "
-                    f"{mine.file}:{mine.line}: two writers of one replica count; remove one"
+                    f"{mine.file}:{mine.line}: two writers of one replica count; remove one, "
+                    f"or set tidegate.dev/dry-run to true there"
                 )
                 found.remarks.append(one.remark(Severity.PROBLEM, Problem(place, why)))
+
+
+def _only_watches(scaled: Scaled) -> bool:
+    """Whether Tidegate decides on it and leaves the writing to another."""
+    return scaled.wanted.policy is not None and scaled.wanted.policy.dry_run
 
 
 def _name(target: TargetRef) -> tuple[str, ...]:

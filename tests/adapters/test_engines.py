@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from autoscaler.adapters.engines.asking import EngineMetrics
 from autoscaler.adapters.engines.growth import Growth, Look, followed_up
-from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, Page, read_page
+from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, Page, read_page, recognised
 from autoscaler.adapters.engines.table import ENGINES, Engine
 from autoscaler.adapters.plain_http import At
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
@@ -89,13 +89,13 @@ def waits(queued: float) -> str:
     return f'tidegate_worker_queue_depth{{model="iris"}} {queued}\n'
 
 
-IN, WAITS, CAME, SPENT, TOKENS = (
+IN, WAITS, CAME, SPENT = (
     Measure.IN_FLIGHT,
     Measure.WAITING,
     Measure.REQUESTS_TOTAL,
     Measure.REQUEST_SECONDS_TOTAL,
-    Measure.TOKENS_TOTAL,
 )
+TOKENS, PROMPTS, KV = Measure.TOKENS_TOTAL, Measure.PROMPT_TOKENS_TOTAL, Measure.KV_USED
 
 
 def told(page: str) -> tuple[str, dict[Measure, float]]:
@@ -135,10 +135,12 @@ def told(page: str) -> tuple[str, dict[Measure, float]]:
             'vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 7.0\n'
             'vllm:request_success_total{engine="0",finished_reason="abort",model_name="m"} 1.0\n'
             'vllm:generation_tokens_total{engine="0",model_name="m"} 10.0\n'
-            'vllm:generation_tokens_total{engine="1",model_name="m"} 5.0\n',
+            'vllm:generation_tokens_total{engine="1",model_name="m"} 5.0\n'
+            'vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5\n'
+            'vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.25\n',
             "vLLM",
-            {IN: 10, WAITS: 3, CAME: 8, TOKENS: 15},
-            id="vLLM, summed over its data-parallel engines",
+            {IN: 10, WAITS: 3, CAME: 8, TOKENS: 15, KV: 0.375},
+            id="vLLM, summed over its data-parallel engines, and the mean of their KV use",
         ),
         pytest.param(
             'sglang:num_running_reqs{dp_rank="0",tp_rank="0"} 6\n'
@@ -156,8 +158,19 @@ def told(page: str) -> tuple[str, dict[Measure, float]]:
         pytest.param(
             'sglang:num_running_reqs{tp_rank="0"} 0\nsglang:num_queue_reqs{tp_rank="0"} 0\n',
             "SGLang",
-            {IN: 0, WAITS: 0, CAME: 0, TOKENS: 0},
+            {IN: 0, WAITS: 0, CAME: 0, TOKENS: 0, PROMPTS: 0},
             id="SGLang before its first request: totals are not exposed yet",
+        ),
+        pytest.param(
+            'sglang:num_running_reqs{priority=""} 5\n'
+            'sglang:num_running_reqs{priority="1"} 2\n'
+            'sglang:num_running_reqs{priority="9"} 3\n'
+            'sglang:num_queue_reqs{priority=""} 1\n'
+            "sglang:num_decode_transfer_queue_reqs 4\n"
+            "sglang:num_requests_total 8\nsglang:e2e_request_latency_seconds_count 7\n",
+            "SGLang",
+            {IN: 10, WAITS: 1, CAME: 8},
+            id="SGLang, a whole and its parts by priority, and what is on its way",
         ),
         pytest.param(
             "tgi_batch_current_size 5\ntgi_queue_size 3\ntgi_request_count 150\n"
@@ -177,7 +190,7 @@ def told(page: str) -> tuple[str, dict[Measure, float]]:
             "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n"
             "llamacpp:prompt_tokens_total 9\nllamacpp:tokens_predicted_total 64\n",
             "llama.cpp",
-            {IN: 3, WAITS: 1, TOKENS: 64},
+            {IN: 3, WAITS: 1, TOKENS: 64, PROMPTS: 9},
             id="llama.cpp, which counts no requests",
         ),
         pytest.param(
@@ -198,6 +211,58 @@ def told(page: str) -> tuple[str, dict[Measure, float]]:
             {CAME: 7},
             id="KServe's Python server, which tells only what ended",
         ),
+        pytest.param(
+            "vllm:num_requests_running 1\nvllm:num_requests_waiting 2\n"
+            "vllm:num_requests_swapped 4\nvllm:gpu_cache_usage_perc 0.75\n",
+            "vLLM",
+            {IN: 7, WAITS: 2, KV: 0.75},
+            id="vLLM V0, whose swapped requests neither run nor wait",
+        ),
+        pytest.param(
+            'num_requests_running{model_name="m"} 2\nnum_requests_waiting{model_name="m"} 1\n'
+            'request_success_total{model_name="m"} 5\nrequest_failure_total{model_name="m"} 1\n'
+            'gpu_cache_usage_perc{model_name="m"} 0.5\n',
+            "NIM",
+            {IN: 3, WAITS: 1, CAME: 6, KV: 0.5},
+            id="NIM, which can prove that it is idle",
+        ),
+        pytest.param(
+            'trtllm_num_requests_running{engine_type="trtllm",model_name="m"} 2\n'
+            'trtllm_num_requests_waiting{engine_type="trtllm",model_name="m"} 0\n'
+            'trtllm_kv_cache_utilization{engine_type="trtllm",model_name="m"} 0.5\n',
+            "trtllm-serve",
+            {IN: 2, WAITS: 0, CAME: 0, TOKENS: 0, PROMPTS: 0, KV: 0.5},
+            id="trtllm-serve before its first request has ended",
+        ),
+        pytest.param(
+            'trtllm_request_success_total{finished_reason="stop",model_name="m"} 4\n'
+            'trtllm_kv_cache_utilization{model_name="m"} 0.5\n',
+            "trtllm-serve",
+            {CAME: 4, KV: 0.5},
+            id="an older trtllm-serve, which cannot prove that it is idle",
+        ),
+        pytest.param(
+            'nv_trt_llm_request_metrics{model="m",request_type="active"} 5\n'
+            'nv_trt_llm_request_metrics{model="m",request_type="scheduled"} 3\n',
+            "Triton with TensorRT-LLM",
+            {IN: 5, WAITS: 2},
+            id="an older TensorRT-LLM backend, where who is not scheduled waits",
+        ),
+        pytest.param(
+            'ray_serve_deployment_queued_queries{deployment="d"} 4\n'
+            'ray_serve_deployment_request_counter{deployment="d"} 9\n'
+            'ray_serve_deployment_request_counter_total{deployment="d"} 9\n'
+            'ray_serve_replica_processing_queries{deployment="d"} 0\n',
+            "Ray Serve",
+            {WAITS: 4, CAME: 9},
+            id="Ray Serve, which hears of its replicas too late to prove that nothing runs",
+        ),
+        pytest.param(
+            'ts_inference_requests_total{model_name="m",} 3.0\n',
+            "TorchServe",
+            {CAME: 3},
+            id="TorchServe, which does not tell what runs",
+        ),
     ],
 )
 def test_an_engine_is_recognised_by_what_it_exposes(
@@ -211,19 +276,36 @@ def test_an_engine_is_recognised_by_what_it_exposes(
     ("sample", "engine", "tells"),
     [
         pytest.param(
-            "vllm_v0_real", "vLLM", {IN: 8, WAITS: 5, CAME: 6, TOKENS: 2546}, id="vLLM V0"
+            "vllm_v0_real",
+            "vLLM",
+            {IN: 8, WAITS: 5, CAME: 6, TOKENS: 2546, PROMPTS: 90, KV: 0.0026235242675994863},
+            id="vLLM V0",
         ),
         pytest.param(
             "sglang_v04_real_doc",
             "SGLang",
-            {IN: 2988, WAITS: 2826, CAME: 11228, TOKENS: 7557572},
+            {IN: 2988, WAITS: 2826, CAME: 11228, TOKENS: 7557572, PROMPTS: 8128902, KV: 0.28},
             id="SGLang 0.4, overloaded",
         ),
-        pytest.param("tgi_llmtop_fixture", "TGI", {IN: 8, WAITS: 3, CAME: 150, TOKENS: 12500}),
-        pytest.param("llamacpp_2025_real", "llama.cpp", {IN: 0, WAITS: 0, TOKENS: 3469}),
         pytest.param(
-            "triton_trtllm_backend", "Triton with TensorRT-LLM", {IN: 1, WAITS: 1}, id="TensorRT"
+            "tgi_llmtop_fixture",
+            "TGI",
+            {IN: 8, WAITS: 3, CAME: 150, TOKENS: 12500, PROMPTS: 18000},
+            id="TGI",
         ),
+        pytest.param(
+            "llamacpp_2025_real",
+            "llama.cpp",
+            {IN: 0, WAITS: 0, TOKENS: 3469, PROMPTS: 6886, KV: 0.491063},
+            id="llama.cpp of 2025",
+        ),
+        pytest.param(
+            "triton_trtllm_backend",
+            "Triton with TensorRT-LLM",
+            {IN: 2, WAITS: 1, KV: 0.4875},
+            id="TensorRT",
+        ),
+        pytest.param("torchserve", "TorchServe", {CAME: 3}, id="TorchServe"),
     ],
 )
 def test_what_servers_really_expose_is_read(
@@ -237,12 +319,9 @@ def test_what_servers_really_expose_is_read(
 
 
 def test_pages_of_other_programs_are_no_pages_of_an_engine() -> None:
-    """Metrics of GPUs, or of a server that nobody knows, prove nothing."""
-    pages = [SAMPLES / "dcgm_h100_pod_labels.txt", SAMPLES / "torchserve.txt"]
-    if not all(page.exists() for page in pages):
-        pytest.skip(f"not in {SAMPLES}: samples of servers' metrics are kept beside the project")
-    for page in pages:
-        assert isinstance(read_page(page.read_text()), NoReading)
+    """Metrics of GPUs, or of a program that nobody knows, prove nothing."""
+    for name in ("DCGM_FI_DEV_GPU_UTIL", "node_load1", "my_vllm:num_requests_running"):
+        assert isinstance(read_page(f"{name} 1\n"), NoReading)
 
 
 def test_the_bundled_worker_exposes_every_name_that_is_read_of_it() -> None:
@@ -253,10 +332,37 @@ def test_the_bundled_worker_exposes_every_name_that_is_read_of_it() -> None:
 
 
 def test_an_engine_is_known_by_the_names_of_its_own() -> None:
-    """Else what is exposed could not tell them apart; `nv_inference_*` has more than one user."""
+    """A page with any of its numbers is its page, unless one earlier in the table fits too."""
     for engine in ENGINES:
-        if engine.name != "Triton with TensorRT-LLM":
-            assert all(line.name.startswith(engine.known_by) for line in engine.lines)
+        labels = f'{{{engine.known_label}="1"}}' if engine.known_label else ""
+        for known_by in engine.known_by:
+            page = f"{known_by}something{labels} 1\n"
+            assert recognised(page, among=[engine]) is engine
+
+
+@pytest.mark.parametrize("value", [2.0**64 - 1, 9223372036854775794, "NaN", "+Inf", -1])
+def test_a_number_that_stands_for_unknown_is_no_reading(value: float | str) -> None:
+    """Programs that know nothing write the largest number they have; what else is told counts."""
+    page = read_page(f"vllm:num_requests_waiting {value}\nvllm:kv_cache_usage_perc 0.5\n")
+    assert isinstance(page, Page)
+    assert isinstance(page.values[Measure.WAITING], NoReading)
+    assert page.total(KV) == 0.5
+
+
+def test_more_than_the_whole_is_no_part_of_it() -> None:
+    """A percentage where a ratio is expected would look like a full cache for ever."""
+    page = read_page("vllm:kv_cache_usage_perc 62\n")
+    assert isinstance(page, Page)
+    assert page.values[KV] == NoReading("vllm:kv_cache_usage_perc is 62, more than the whole")
+
+
+def test_one_unknown_part_makes_the_sum_unknown() -> None:
+    """Half of the engines' queues would look like a short queue."""
+    page = read_page(
+        'vllm:num_requests_waiting{engine="0"} 5\nvllm:num_requests_waiting{engine="1"} NaN\n'
+    )
+    assert isinstance(page, Page)
+    assert page.values[WAITS] == NoReading("vllm:num_requests_waiting is nan")
 
 
 async def test_a_service_is_the_sum_of_its_replicas(scraped: Scraped) -> None:
@@ -292,6 +398,8 @@ async def test_nothing_waits_in_a_service_without_replicas(scraped: Scraped) -> 
     assert asleep == {
         Measure.WAITING: Reading(0.0, 100.0, "engine metrics"),
         Measure.TOKENS_TOTAL: Reading(15.0, 100.0, "engine metrics"),
+        Measure.PROMPT_TOKENS_TOTAL: Reading(0.0, 100.0, "engine metrics"),
+        Measure.KV_USED: Reading(0.0, 100.0, "engine metrics"),
     }
 
 
@@ -358,12 +466,12 @@ async def zips(writes: asyncio.StreamWriter) -> None:
         pytest.param(redirects, "answered 302", id="a redirection is not followed"),
         pytest.param(hangs_up, "failed: ", id="the connection breaks"),
         pytest.param(babbles, "failed: ", id="not HTTP"),
-        pytest.param(zips, "no metric of a known engine", id="compressed unasked"),
+        pytest.param(zips, "not the gzip that it says", id="compressed unasked"),
         pytest.param("", "no metric of a known engine", id="nothing"),
-        pytest.param("<html>queue: 5</html>", "no metric of a known engine", id="HTML"),
-        pytest.param("tidegate_worker_queue_depth", "Prometheus' text format", id="no value"),
-        pytest.param('tidegate_worker_queue_depth{a="b 1', "Prometheus' text format", id="cut off"),
-        pytest.param("tidegate_worker_queue_depth many", "Prometheus' text format", id="a word"),
+        pytest.param("<html>queue: 5</html>", "a web page, not", id="HTML"),
+        pytest.param("tidegate_worker_queue_depth\n", "Prometheus' text format", id="no value"),
+        pytest.param(f"{waits(7)}x", "cut off: it does not end with", id="cut off"),
+        pytest.param("tidegate_worker_queue_depth many\n", "Prometheus' text", id="a word"),
         pytest.param(waits(float("nan")), "queue_depth is nan", id="NaN"),
         pytest.param(waits(float("inf")), "queue_depth is inf", id="infinity"),
         pytest.param(waits(-1) + waits(5), "queue_depth is -1", id="negative"),
@@ -521,6 +629,14 @@ def test_no_text_is_read_as_anything_but_finite_numbers(
     if isinstance(page, Page):
         for measure in Measure:
             assert 0.0 <= (page.total(measure) or 0.0) < inf
+
+
+async def test_kv_use_is_summed_over_the_replicas(scraped: Scraped) -> None:
+    """With the share of those that tell: another engine beside does not."""
+    measures = await scraped.look(
+        one="vllm:kv_cache_usage_perc 0.5\n", two="vllm:kv_cache_usage_perc 0.75\n", three=""
+    )
+    assert measures[KV] == Reading(1.25, 100.0, "engine metrics", 2 / 3)
 
 
 async def test_a_replica_that_missed_a_look_is_made_up_for(scraped: Scraped) -> None:

@@ -6,20 +6,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.registry import Collector
 
-from autoscaler.activator.app import Activator
-from autoscaler.activator.metrics import ActivatorCollector
-from autoscaler.api.metrics import LoopCollector
-from autoscaler.core.signals import NoReading
-from autoscaler.loop import ControlLoop
 from docs.dashboard import PANELS
-from tests.chart.rendering import CHART, ROOT, Helm
+from docs.metrics import collectors, spelt
+from tests.chart.rendering import CHART, Helm
 
 RULES = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())["groups"][0]["rules"]
 QUERIES = {panel.title: list(panel.queries.values()) for panel in PANELS} | {
@@ -29,21 +23,13 @@ _METRIC = re.compile(r"\btidegate_[a-z_]+")
 
 
 def told() -> set[str]:
-    """Every metric of controller and activator, as a query must spell it."""
-    loop = cast(ControlLoop, SimpleNamespace(records={}))
-    activator = cast(Activator, SimpleNamespace(desks={}, link=SimpleNamespace(up=True)))
-    collectors: tuple[Collector, ...] = (
-        LoopCollector(loop, demand=lambda _: NoReading("no activator")),
-        ActivatorCollector(activator),
-    )
-    names = {
-        family.name + ("_total" if family.type == "counter" else "")
-        for collector in collectors
+    """Every metric of controller, activator and worker, as a query must spell it."""
+    return {
+        spelt(family)
+        for of in collectors().values()
+        for collector in of
         for family in collector.collect()
     }
-    for path in (ROOT / "autoscaler").rglob("*.py"):
-        names |= set(re.findall(r'"(tidegate_[a-z_]+)"', path.read_text()))
-    return names
 
 
 @pytest.mark.parametrize(("where", "queries"), QUERIES.items(), ids=QUERIES)

@@ -12,6 +12,7 @@ from autoscaler.adapters.kubernetes.memory import SHARDS
 from autoscaler.adapters.kubernetes.vouching import AUDIENCE
 from autoscaler.app.activator import LEASE, TOKEN
 from autoscaler.cluster_settings import ClusterSettings, ScaleKind
+from autoscaler.settings import Address
 from tests.chart.rendering import CHART, NAMESPACE, Helm, Manifest, Rendered, set_values
 
 ROLLOUTS = "rollouts.v1alpha1.argoproj.io"
@@ -27,8 +28,16 @@ EVERYTHING: dict[str, Any] = {
     "affinity": {"nodeAffinity": {}},
     "priorityClassName": "high",
     "podAnnotations": {"team": "serving"},
+    "gpus": {
+        "dcgmService": "gpu-operator/nvidia-dcgm-exporter",
+        "dcgm": ["http://10.0.0.7:9400/metrics"],
+    },
     "extraEnv": {"HTTPS_PROXY": "http://proxy:3128", "DEBUG": 1},
     "networkPolicy": {"apiFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
+    "keda": {
+        "enabled": True,
+        "from": [{"namespaceSelector": {"matchLabels": {"name": "autoscaling"}}}],
+    },
     "monitoring": {"podMonitor": True, "prometheusRule": True, "labels": {"release": "prom"}},
 }
 SETS: dict[str, dict[str, Any]] = {
@@ -245,7 +254,27 @@ def test_the_config_file_says_what_the_values_say(helm: Helm) -> None:
         tick_s=0.5,
         namespaces=("team-a", "team-b"),
         scale_kinds=(ScaleKind("rollouts", "v1alpha1", "argoproj.io"),),
+        dcgm=("http://10.0.0.7:9400/metrics",),
+        dcgm_service=("gpu-operator", "nvidia-dcgm-exporter"),
+        keda=Address("0.0.0.0", 8073),  # noqa: S104
     )
+
+
+def test_gpu_exporters_elsewhere_are_found_and_nothing_else_there(helm: Helm) -> None:
+    """In a namespace whose services are not scaled, for a controller that may not look around."""
+    rendered = helm.render(EVERYTHING)
+    (role,) = [r for r in rendered.of("Role") if r["metadata"]["namespace"] == "gpu-operator"]
+    assert role["rules"] == [
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["list", "watch"],
+        }
+    ]
+    elsewhere = {"gpus": {"dcgmService": "team-a/exporters"}}
+    for values in (elsewhere, {**elsewhere, "namespaces": ["team-a"]}):
+        names = {r["metadata"]["name"] for r in helm.render(values).of("Role")}
+        assert not any("gpus" in name for name in names)
 
 
 def test_ports_are_where_the_code_listens(helm: Helm) -> None:
@@ -296,13 +325,36 @@ def test_an_upgrade_never_takes_a_pod_away_first(rendered: Rendered) -> None:
 def test_the_channel_is_open_to_activators_only(helm: Helm) -> None:
     """What is said there moves replicas; the API is for the namespace and whom the values name."""
     rendered = helm.render(EVERYTHING)
-    channel, api = rendered.one("NetworkPolicy", "tidegate-controller")["spec"]["ingress"]
+    channel, api, _ = rendered.one("NetworkPolicy", "tidegate-controller")["spec"]["ingress"]
     (peer,) = channel["from"]
     labels = rendered.pods()["tidegate-activator"]["metadata"]["labels"]
     assert peer.keys() == {"podSelector"}
     assert selects(peer["podSelector"]["matchLabels"], labels)
     assert [rule["ports"] for rule in (channel, api)] == [[{"port": "channel"}], [{"port": "api"}]]
     assert api["from"] == [{"podSelector": {}}, *EVERYTHING["networkPolicy"]["apiFrom"]]
+
+
+def test_keda_reaches_its_scaler_and_nobody_else_does(helm: Helm) -> None:
+    """Where it is switched on: pod, Service and policy agree on where the code listens."""
+    rendered = helm.render(EVERYTHING)
+    listen = cluster_settings.parse(rendered.config()).keda
+    assert listen is not None
+    (container,) = rendered.pods()["tidegate-controller"]["spec"]["containers"]
+    assert {"name": "keda", "containerPort": listen.port} in container["ports"]
+    served = rendered.one("Service", "tidegate-controller")["spec"]["ports"]
+    assert [p["port"] for p in served if p["targetPort"] == "keda"] == [listen.port]
+    policy = rendered.one("NetworkPolicy", "tidegate-controller")["spec"]["ingress"]
+    assert [rule["from"] for rule in policy if rule["ports"] == [{"port": "keda"}]] == [
+        EVERYTHING["keda"]["from"]
+    ]
+
+
+def test_without_keda_nothing_listens_for_it(helm: Helm) -> None:
+    """It is off unless it is asked for."""
+    rendered = helm.render()
+    assert "keda" not in rendered.config()
+    ports = rendered.one("Service", "tidegate-controller")["spec"]["ports"]
+    assert [port["name"] for port in ports] == ["api"]
 
 
 def test_clients_reach_every_port_of_an_activator_but_health(helm: Helm) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from autoscaler import cluster_settings
 from autoscaler.contract import KEYS
 from autoscaler.errors import BadInput
 from autoscaler.settings import FILE_KEYS, Address, load
@@ -34,6 +35,17 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert settings.controller.state_dir == tmp_path / ".tidegate"
     assert (iris.name, iris.listen, iris.policy.slots) == ("iris", Address("127.0.0.1", 8081), None)
     assert iris.policy.max_replicas == 4
+
+
+def test_keda_is_served_where_it_is_said_and_else_nowhere(tmp_path: Path) -> None:
+    """On one machine and on Kubernetes by the same words; a port has one owner."""
+    said = '\n[keda]\nlisten = "127.0.0.1:8073"\n'
+    assert load(written(tmp_path, GOOD)).keda is None
+    assert load(written(tmp_path, GOOD + said)).keda == Address("127.0.0.1", 8073)
+    assert cluster_settings.load(written(tmp_path, said)).keda == Address("127.0.0.1", 8073)
+    for clash in ("8070", "8081"):
+        with pytest.raises(BadInput, match="taken by"):
+            load(written(tmp_path, GOOD + said.replace("8073", clash)))
 
 
 def test_models_are_served_by_the_bundled_worker(tmp_path: Path) -> None:

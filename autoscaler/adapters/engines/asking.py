@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from autoscaler.adapters.engines.growth import Growth
 from autoscaler.adapters.engines.page import (
+    LEVELS,
     SCRAPE_MAX_BYTES,
     SCRAPE_TIMEOUT_S,
     Page,
@@ -18,11 +19,16 @@ from autoscaler.adapters.engines.page import (
 )
 from autoscaler.adapters.engines.table import Engine
 from autoscaler.adapters.plain_http import At, get
-from autoscaler.core.signals import AVERAGED, Measure, Measures, NoReading, Over, Reading, ServiceId
+from autoscaler.core.signals import Measure, Measures, NoReading, Reading, ServiceId
 from autoscaler.ports import Clock, SourceHealth
 
 # On one machine every request passes the activator, which tells the rest.
-ASKED_FOR = (Measure.WAITING, Measure.TOKENS_TOTAL)
+ASKED_FOR = (
+    Measure.WAITING,
+    Measure.TOKENS_TOTAL,
+    Measure.PROMPT_TOKENS_TOTAL,
+    Measure.KV_USED,
+)
 
 
 class EngineMetrics:
@@ -95,7 +101,7 @@ class EngineMetrics:
                 said[replica] = values
         if pages and not said:
             return _first_why(pages, measure)
-        if AVERAGED[measure] is Over.MEAN:
+        if measure in LEVELS:
             value = sum(sum(series.values()) for series in said.values())
         else:
             value = self._grown(service, measure, said, replicas=pages)

@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """One replica's page of metrics: which engine wrote it, and what it says. Pure.
 
-What is not finite, negative or not exposed is no reading (rule D1).
+What is not finite, negative, a sentinel or not exposed is no reading (rule D1).
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
-from math import isfinite
+from functools import cache
+from math import isfinite, prod
+from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
-
-from autoscaler.adapters.engines.table import ENGINES, Engine, Line
+from autoscaler.adapters.engines.answers import why_no_page
+from autoscaler.adapters.engines.exposition import Sample, named, samples
+from autoscaler.adapters.engines.notation import Line, Ways
+from autoscaler.adapters.engines.table import ENGINES, Detail, Engine
 from autoscaler.adapters.plain_http import Answer, At, NoAnswer
 from autoscaler.core.signals import Measure, NoReading
 
 SCRAPE_TIMEOUT_S = 1.0  # for all of one scrape
 SCRAPE_MAX_BYTES = 1024 * 1024  # a large vLLM exposition is a tenth of this
 
-LEVELS = frozenset({Measure.IN_FLIGHT, Measure.WAITING})  # all else is a total
+# Parts of a whole are levels too; all else is a total.
+PARTS: Final = frozenset({Measure.KV_USED})
+LEVELS: Final = PARTS | {Measure.IN_FLIGHT, Measure.WAITING}
+_DETAILED_TOTALS: Final = frozenset({Detail.PREEMPTIONS_TOTAL})
 
-# Only the lines of `ENGINES` are parsed: a page has thousands that nobody asked for.
-_NAMES = sorted({line.name for engine in ENGINES for line in engine.lines})
-_KNOWN_LINES = re.compile(
-    rf"^(?:{'|'.join(map(re.escape, _NAMES))})(?![a-zA-Z0-9_:]).*$", re.MULTILINE
-)
+# Programs that do not know a number write the largest one that they have, or one near it: for a
+# level far less is no number of requests either; a total of microseconds may well be larger.
+_SENTINEL_LEVEL: Final = 1e15
+_SENTINEL_TOTAL: Final = 9e18
 
 Series = frozenset[tuple[str, str]]  # the name and the labels that tell one series from another
+ByName = Mapping[str, list[Sample]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +56,60 @@ def page_of(at: At, answer: Answer | NoAnswer) -> Page | NoReading:
     """What a replica answered when it was asked for its metrics."""
     if isinstance(answer, NoAnswer):
         return NoReading(f"{at} {answer.why}")
-    if answer.status != HTTPStatus.OK:
-        return NoReading(f"{at} answered {answer.status}")
-    if not answer.whole:
-        return NoReading(f"{at} broke off, or gave more than {SCRAPE_MAX_BYTES} bytes")
+    why = why_no_page(answer)
+    if why is not None:
+        return NoReading(f"{at} {why}")
     page = read_page(answer.body.decode(errors="replace"))
     return NoReading(f"{at}: {page.why}") if isinstance(page, NoReading) else page
 
 
 def read_page(text: str) -> Page | NoReading:
-    """Recognise the engine and read its measures from a page in Prometheus' text format."""
-    known = "".join(f"{line}\n" for line in _KNOWN_LINES.findall(text))
-    try:
-        samples = [s for family in text_string_to_metric_families(known) for s in family.samples]
-    except (ValueError, KeyError, IndexError) as error:
-        return NoReading(f"not in Prometheus' text format: {error}")
-    engine = next((e for e in ENGINES if any(s.name.startswith(e.known_by) for s in samples)), None)
+    """Recognise the engine and read its measures from a page."""
+    engine = recognised(text)
+    # Of a page that nobody's engine wrote it is only asked why it cannot be read.
+    told = samples(text, names=_names(engine))
+    if isinstance(told, NoReading):
+        return told
     if engine is None:
         names = ", ".join(engine.name for engine in ENGINES)
         return NoReading(f"no metric of a known engine ({names})")
-    unborn = _unborn(engine, {sample.name for sample in samples})
+    known = by_name(told)
+    unborn = _unborn(engine, known)
     values = {
-        measure: {} if measure in unborn else _series(lines, samples, engine.same_on)
-        for measure, lines in engine.samples.items()
+        measure: {} if measure in unborn else series(either, known, engine=engine, of=measure)
+        for measure, either in engine.samples.items()
     }
-    stirs = _series(engine.stirs, samples, engine.same_on)
+    stirs = series(engine.stirs, known, engine=engine, of=None)
     return Page(engine, values, {} if isinstance(stirs, NoReading) else stirs)
+
+
+def recognised(text: str, *, among: Iterable[Engine] = ENGINES) -> Engine | None:
+    """Whose metrics these are."""
+    page = f"\n{text}"
+    if "\n " in page or "\n\t" in page:  # lines may be indented
+        page = re.sub(r"\n[ \t]+", "\n", page)
+    return next((engine for engine in among if _wrote(engine, page)), None)
+
+
+def _wrote(engine: Engine, page: str) -> bool:
+    for begins in engine.known_by:
+        at = page.find(f"\n{begins}")
+        if at >= 0:
+            line = page[at : page.find("\n", at + 1)]
+            return not engine.known_label or f'{engine.known_label}="' in line
+    return False
+
+
+@cache
+def _names(engine: Engine | None) -> re.Pattern[str]:
+    return named(() if engine is None else (line.name for line in engine.lines))
+
+
+def by_name(told: Iterable[Sample]) -> ByName:
+    known: dict[str, list[Sample]] = {}
+    for sample in told:
+        known.setdefault(sample.name, []).append(sample)
+    return known
 
 
 def _unborn(engine: Engine, exposed: Collection[str]) -> Collection[Measure]:
@@ -88,26 +120,77 @@ def _unborn(engine: Engine, exposed: Collection[str]) -> Collection[Measure]:
     if not engine.born_late:
         return ()
     totals = [measure for measure in engine.samples if measure not in LEVELS]
-    born = any(line.name in exposed for measure in totals for line in engine.samples[measure])
-    return () if born else totals
+    lines = (line for total in totals for way in engine.samples[total] for line in way)
+    return () if any(line.name in exposed for line in lines) else totals
 
 
-def _series(
-    lines: Iterable[Line], samples: Iterable[Sample], same_on: frozenset[str]
+def series(
+    either: Ways, known: ByName, *, engine: Engine, of: Measure | Detail | None
 ) -> Mapping[Series, float] | NoReading:
-    """The value of each series; of those that repeat one another, the largest."""
+    """The value of each series of the first way that is exposed; of parts of a whole, their mean.
+
+    `of`: the quantity, None for totals of no quantity.
+    """
+    missing = None
+    for way in either:
+        exposed = [(line, _fitting(line, known)) for line in way]
+        missing = missing or next(
+            (line for line, fit in exposed if not fit and not line.optional), None
+        )
+        if all(fit or line.optional for line, fit in exposed):
+            return _combined(exposed, engine=engine, of=of)
+    others = [str(line) for way in either[1:] for line in way if not line.optional]
+    nor = f", nor is {' or '.join(dict.fromkeys(others))}" if others else ""
+    return NoReading(f"{missing} is not exposed{nor}")
+
+
+def _fitting(line: Line, known: ByName) -> list[Sample]:
+    found = known.get(line.name, [])
+    return [s for s in found if line.where.items() <= s.labels.items()] if line.where else found
+
+
+def _combined(
+    exposed: Iterable[tuple[Line, list[Sample]]], *, engine: Engine, of: Measure | Detail | None
+) -> Mapping[Series, float] | NoReading:
+    """Of series that repeat one another the largest; of a whole and its parts the whole."""
+    level = of in LEVELS or (isinstance(of, Detail) and of not in _DETAILED_TOTALS)
     values: dict[Series, float] = {}
-    for line in lines:
-        exposed = False
-        for sample in samples:
-            if sample.name != line.name or not line.where.items() <= sample.labels.items():
-                continue
-            if not isfinite(sample.value) or sample.value < 0:
-                return NoReading(f"{line.name} is {sample.value:g}")
-            exposed = True
-            told_apart = (item for item in sample.labels.items() if item[0] not in same_on)
-            series = frozenset((("", line.name), *told_apart))
-            values[series] = max(values.get(series, 0.0), sample.value)
-        if not exposed:
-            return NoReading(f"{line.name} is not exposed")
+    for line, found in exposed:
+        for sample in _wholes(found, engine.whole_on):
+            why = implausible(sample, level=level, part=of in PARTS)
+            value = None if why else _scaled(line, sample)
+            if value is None:
+                return NoReading(why or f"{line} has no number in {' or '.join(line.times)}")
+            told_apart = (item for item in sample.labels.items() if item[0] not in engine.same_on)
+            key = frozenset((("", line.name), *told_apart))
+            values[key] = max(values[key], value) if key in values else value
+    if of in PARTS and values:
+        return {frozenset({("", str(of))}): sum(values.values()) / len(values)}
     return values
+
+
+def _wholes(found: list[Sample], whole_on: frozenset[str]) -> list[Sample]:
+    if not whole_on:
+        return found
+    wholes = [s for s in found if not any(s.labels.get(label) for label in whole_on)]
+    return wholes or found
+
+
+def implausible(sample: Sample, *, level: bool, part: bool = False) -> str | None:
+    """Why a number cannot be believed; None: it can."""
+    value = sample.value
+    if not isfinite(value) or value < 0:
+        return f"{sample.name} is {value:g}"
+    if value > (_SENTINEL_LEVEL if level else _SENTINEL_TOTAL):
+        return f"{sample.name} is {value:g}, which stands for unknown"
+    if part and value > 1:
+        return f"{sample.name} is {value:g}, more than the whole"
+    return None
+
+
+def _scaled(line: Line, sample: Sample) -> float | None:
+    """In our unit; None: the labels that it is to be multiplied by are no numbers."""
+    try:
+        return sample.value * line.factor * prod(float(sample.labels[name]) for name in line.times)
+    except (KeyError, ValueError):
+        return None

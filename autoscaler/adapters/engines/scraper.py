@@ -8,7 +8,8 @@ reading (rule D1).
 """
 
 import asyncio
-from collections.abc import Mapping
+import resource
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -16,8 +17,8 @@ from random import Random
 from typing import Final
 
 from autoscaler.adapters.engines.growth import STALE_S, Look, followed_up
-from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, page_of
-from autoscaler.adapters.plain_http import At, Kept
+from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, Page, page_of
+from autoscaler.adapters.plain_http import Answer, At, Kept, NoAnswer
 from autoscaler.core.signals import NoReading, ServiceId
 from autoscaler.ports import Clock, SourceHealth
 
@@ -30,7 +31,12 @@ ROUND_S: Final = 0.05  # how often it is looked whose turn it is
 FORGOTTEN_AFTER_S: Final = 60.0  # a service that nobody asks about any more
 BEGUN_PER_S: Final = 1_000  # of pods that answer: two fifths of a core, if their pages are long
 TRIED_PER_S: Final = 500  # of pods that do not: a twentieth of a core, where nothing listens
-KEPT_MOST: Final = 512  # connections that stay open; a process may have only 1,024 files
+KEPT_MOST: Final = 8192  # connections that stay open; of a process' files no more than half
+
+
+def kept_most(files: int) -> int:
+    """How many connections may stay open in a process that may have so many files."""
+    return KEPT_MOST if files == resource.RLIM_INFINITY else min(KEPT_MOST, files // 2)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,9 +91,17 @@ class _Expected:
 class EngineScraper:
     """Newest look at each pod that was said to exist. `expect` and `look` do no I/O."""
 
-    def __init__(self, *, clock: Clock, random: Random) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        random: Random,
+        read: Callable[[At, Answer | NoAnswer], Page | NoReading] = page_of,
+    ) -> None:
+        """`read`: what an answer says; it does no I/O and takes a fraction of a millisecond."""
         self._clock = clock
         self._random = random
+        self._read = read
         self._services: dict[ServiceId, _Expected] = {}
         self._answering = _Lane(at_once=128, begun_per_s=BEGUN_PER_S)
         self._others = _Lane(at_once=256, begun_per_s=TRIED_PER_S)
@@ -95,6 +109,7 @@ class EngineScraper:
         self._number = count()
         self._scrapes: set[asyncio.Task[None]] = set()
         self._open: set[_Pod] = set()
+        self._kept_most = kept_most(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._asked = self._failed = 0  # scrapes that ended
         self._answered_at_s: float | None = None
 
@@ -176,13 +191,13 @@ class EngineScraper:
             answer = await pod.kept.get(
                 timeout_s=PATIENCE_S,
                 max_bytes=SCRAPE_MAX_BYTES,
-                close=pod not in self._open and len(self._open) >= KEPT_MOST,
+                close=pod not in self._open and len(self._open) >= self._kept_most,
             )
         finally:
             pod.busy = False
             lane.running -= 1
         (self._open.add if pod.kept.open else self._open.discard)(pod)
-        page = page_of(pod.kept.at, answer)
+        page = self._read(pod.kept.at, answer)
         self._asked += 1
         if isinstance(page, NoReading):
             self._failed += 1

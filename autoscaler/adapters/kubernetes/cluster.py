@@ -378,12 +378,13 @@ class KubernetesCluster:
         policy = schedule.bounds_at(policy, self.now())
         governed.problem, governed.stands_still = _words(governed.wanted), False
         other = self._rival(governed)
-        if other is not None:
+        if other is not None and not policy.dry_run:  # a dry run writes nothing beside theirs
             governed.stands_still = True
             governed.problem = (
                 f"{other.kind} {other.name} scales {governed.wanted.target.kind} "
-                f"{governed.wanted.target.name} as well; delete it, or set "
-                f"tidegate.dev/enabled to false"
+                f"{governed.wanted.target.name} as well; delete it, "
+                f"set tidegate.dev/enabled to false, or tidegate.dev/dry-run to true, "
+                f"so that it alone writes"
             )
             return replace(policy, paused=True)
         shared = self._inventory.shared_with(governed.target)

@@ -180,6 +180,11 @@ class _Seen:
         )
         yield Measure.WAITING, self._inside(Measure.WAITING, self._sum(Measure.WAITING))
         yield Measure.TOKENS_TOTAL, self._inside(Measure.TOKENS_TOTAL, ledger.tokens)
+        yield (
+            Measure.PROMPT_TOKENS_TOTAL,
+            self._inside(Measure.PROMPT_TOKENS_TOTAL, ledger.prompt_tokens),
+        )
+        yield Measure.KV_USED, self._inside(Measure.KV_USED, self._sum(Measure.KV_USED))
 
     def _held(self, take: Callable[[Demand], float]) -> Reading | NoReading:
         """What activators alone can know."""

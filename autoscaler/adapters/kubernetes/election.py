@@ -87,6 +87,7 @@ class LeaderElection:
         self._seen: Raw | None = None  # its spec as read last
         self._changed_at_s = 0.0  # when that was first seen
         self._renewed_at_s: float | None = None  # None: not leading
+        self.handed_over = True  # whether the leader before us left the Lease of its own will
         self._starting: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
         self._holder = LeaseHolder(api, namespace, name, on_change=self._holder_changed)
@@ -153,6 +154,8 @@ class LeaderElection:
     async def _claim(self) -> bool:
         """Write the Lease in our name if that is allowed; false if another holds it."""
         lease = self._lease or await self._read()
+        if self._renewed_at_s is None:
+            self.handed_over = not ((lease or {}).get("spec") or {}).get("holderIdentity")
         if lease is None:
             self._lease = await self._api.create(self._all, self._claimed(None))
         elif self._free(lease):

@@ -128,6 +128,12 @@ class Informer(Generic[T]):
         return None if None in heard else min(at for at in heard if at is not None)
 
     @property
+    def recovered_at_s(self) -> float | None:
+        """When the API server last spoke again after it was out of reach; None: it never was."""
+        recovered = [s.recovered_at_s for s in self._scopes if s.recovered_at_s is not None]
+        return max(recovered, default=None)
+
+    @property
     def trouble(self) -> str:
         """Why nothing is heard now; empty when all is well."""
         return "; ".join(scope.trouble for scope in self._scopes if scope.trouble)
@@ -217,7 +223,9 @@ class _Scope:
         self.listed = asyncio.Event()
         self.absent = False
         self.heard_at_s: float | None = None
+        self.recovered_at_s: float | None = None
         self.trouble = ""
+        self._unreached = False
         self._informer = informer
         self._api = api
         self._path = path
@@ -293,6 +301,8 @@ class _Scope:
     def _heard(self) -> None:
         self.heard_at_s = self._now_s()
         self.trouble = ""
+        if self._unreached:
+            self._unreached, self.recovered_at_s = False, self.heard_at_s
 
     async def _wait_for_install(self, trouble: NotFound) -> None:
         """What was seen stays: an API server that just started does not know all its CRDs yet."""
@@ -305,6 +315,7 @@ class _Scope:
     async def _back_off(self, trouble: TidegateError) -> None:
         """Wait, longer with each failure, and forget the version where it is at fault."""
         self._failures += 1
+        self._unreached |= isinstance(trouble, Unreachable)
         if isinstance(trouble, Refused) and self._version:
             self._refusals += 1
             if isinstance(trouble, Gone) or self._refusals >= self._timing.refusals:

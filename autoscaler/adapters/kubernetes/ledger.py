@@ -55,16 +55,18 @@ class _Engines:
 
 @dataclass(slots=True)
 class Ledger:
-    """`enter` what was seen, at every look; the four totals are there to be read."""
+    """`enter` what was seen, at every look; the five totals are there to be read."""
 
     requests: float = 0.0
     request_s: float = 0.0
     held_s: float = 0.0
     tokens: float = 0.0
+    prompt_tokens: float = 0.0
     _activator: Demand | None = None  # as last told
     _requests: _Engines = field(default_factory=lambda: _Engines(Measure.REQUESTS_TOTAL))
     _request_s: _Engines = field(default_factory=lambda: _Engines(Measure.REQUEST_SECONDS_TOTAL))
     _tokens: _Engines = field(default_factory=lambda: _Engines(Measure.TOKENS_TOTAL))
+    _prompt_tokens: _Engines = field(default_factory=lambda: _Engines(Measure.PROMPT_TOKENS_TOTAL))
     _engines_count: bool = False
     _engines_time: bool = False
     # Requests counted at the activator, which the engines will show too.
@@ -89,6 +91,8 @@ class Ledger:
             self.request_s += max(held_s + inside.by, all_s if began else 0.0)
         tokens = self._tokens.grown(looks, now_s=now_s)
         self.tokens += 0.0 if tokens is None else tokens.by
+        prompts = self._prompt_tokens.grown(looks, now_s=now_s)
+        self.prompt_tokens += 0.0 if prompts is None else prompts.by
 
     def _arrived(self, before: Demand | None, told: Demand | None, grown: _Grown | None) -> float:
         """How many requests came since the last look."""

@@ -55,10 +55,12 @@ class Reports:
         self._say_problem(decision.service, governed, _cannot_sleep(blind))
         if record.refused is None and decision.changes:
             self._event(governed, *_what_changed(decision))
-        elif before is not None and before.state is not decision.state and governed.parked:
+        elif before is None or not decision.acts:
+            pass  # in a dry run somebody else is meant to write
+        elif before.state is not decision.state and governed.parked:
             words = f"{governed.written_by} set the count to 0; it stays 0 until it is set above"
             self._event(governed, "SwitchedOff", words)
-        elif before is not None and governed.written_by and before.current != decision.current:
+        elif governed.written_by and before.current != decision.current:
             words = f"{governed.written_by} set the count to {decision.current}; "
             self._event(governed, "LeftAlone", words + f"left alone for {COOL_OFF_S:.0f} s")
         if before is None or _said(before) != _said(decision):

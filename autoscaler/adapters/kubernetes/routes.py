@@ -74,8 +74,9 @@ class _State:
 class KubernetesRoutes:
     """The activators in or out of each service's path. To be used within one event loop.
 
-    `on_change(service)` is called once the path is proven; `activators()` are the pods that may be
-    listed, by name.
+    `on_change(service)` is called once the path is proven; `activator_pods()` are those that may be
+    listed, by name. While `proxies_lag()` no slice is deleted, since a kube-proxy that hears of it
+    before it hears of pods that became ready refuses the Service's clients; and no path is proven.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class KubernetesRoutes:
     ) -> None:
         self.on_change: Callable[[ServiceId], None] = lambda service: None
         self.activator_pods: Callable[[], Mapping[str, Pod]] = dict
+        self.proxies_lag: Callable[[], bool] = lambda: False
         self._api = api
         self._inventory = inventory
         self._cluster = cluster
@@ -157,8 +159,11 @@ class KubernetesRoutes:
             self._republish(service)
             for name in names:
                 self._reconcile(name)
-        return bool(names) and all(
-            name in self._slices and self._proofs.proven(name) for name in names
+        # What one node's kube-proxy proves says nothing of one that has yet to hear of the slice.
+        return (
+            bool(names)
+            and not self.proxies_lag()
+            and all(name in self._slices and self._proofs.proven(name) for name in names)
         )
 
     async def release(self, service: ServiceId) -> None:
@@ -386,6 +391,8 @@ class KubernetesRoutes:
         if kube is None or not self._is_wanted(name):
             if there is None:
                 return
+            if kube is not None and self.proxies_lag():
+                return  # every tick asks for it again
             if kube is None or not self._is_undecided(kube):
                 await self._delete(there)
                 return

@@ -152,6 +152,12 @@ class Watches:
         heard = {i.resource.plural: i.heard_at_s for i in self._informers}
         return {plural: now_s - at_s for plural, at_s in heard.items() if at_s is not None}
 
+    @property
+    def recovered_at_s(self) -> float | None:
+        """When the API server was last found again after it was out of reach."""
+        recovered = [i.recovered_at_s for i in self._informers if i.recovered_at_s is not None]
+        return max(recovered, default=None)
+
     async def wait_synced(self) -> None:
         """Until everything was listed once, and every ConfigMap that is named was read."""
         await asyncio.gather(*(informer.wait_synced() for informer in self._informers))

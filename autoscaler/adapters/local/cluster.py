@@ -202,6 +202,17 @@ class LocalCluster:
         replicas = (replica for held in self._services.values() for replica in held.replicas)
         return {replica.report.id: replica.pid for replica in replicas if replica.pid is not None}
 
+    def ready_pids(self) -> Mapping[ServiceId, Mapping[str, Collection[int]]]:
+        """Of each service: replica id -> its process, for all replicas that are ready."""
+        return {
+            service: {
+                replica.report.id: (replica.pid,)
+                for replica in held.replicas
+                if replica.report.state is ReplicaState.READY and replica.pid is not None
+            }
+            for service, held in self._services.items()
+        }
+
     @property
     def guard_pid(self) -> int | None:
         """The process that kills all others should the controller die; None: nothing ran yet."""

@@ -9,7 +9,7 @@ Source: docs/adr/0003-rules-of-deciding.md.
 from math import ceil
 
 from autoscaler.core.policy import ServicePolicy, Target
-from autoscaler.core.proposal import Candidate, Proposal
+from autoscaler.core.proposal import Bound, Candidate, Proposal
 from autoscaler.core.signals import NoReading, Query, Signal, Signals
 
 
@@ -21,15 +21,16 @@ def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposa
     blind = tuple(str(t.signal) for t in targets if not _speaks_for_all(signals, t.signal))
     because = tuple(candidate.because for candidate in candidates)
     if blind and exact < current:
-        exact = float(current)
         because += (f"D1 hold {current}: {', '.join(blind)} not fully read",)
-    return Proposal(_rounded_up(exact), exact, because, candidates)
+        return Proposal(current, float(current), current, because, candidates, Bound.HOLD)
+    count = _rounded_up(exact)
+    return Proposal(count, exact, count, because, candidates)
 
 
 def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candidate:
     seen = signals.get(target.signal, NoReading("no source reports it"))
     if isinstance(seen, NoReading):
-        return Candidate(str(target.signal), None, f"{target.signal}=? ({seen.why})")
+        return Candidate(str(target.signal), None, f"{target.signal}=? ({seen.why})", 0.0)
     value, per_replica, text = seen.value, target.per_replica, f"{target.per_replica:g}"
     running = signals.get(Signal.CONCURRENCY)
     if target.signal is Signal.QUEUE and slots is not None and not isinstance(running, NoReading):
@@ -39,7 +40,16 @@ def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candid
         # The queue is part of the concurrency, but counts for itself where workers report it later.
         value = max(running.value if running else 0.0, value)
         per_replica, text = per_replica + slots, f"({slots}+{text})"
-    return Candidate(str(target.signal), value / per_replica, f"{target.signal}={value:.4g}/{text}")
+    because = f"{target.signal}={value:.4g}/{text}{_told_by(seen.share_ratio)}"
+    return Candidate(str(target.signal), value / per_replica, because, seen.share_ratio)
+
+
+def _told_by(share_ratio: float) -> str:
+    """Whose word a value is, where it is not that of all replicas."""
+    if share_ratio >= 1.0:
+        return ""
+    # Nothing is known of the replicas themselves: what is held, or what came through activators.
+    return f" ({share_ratio:.0%} of replicas told)" if share_ratio > 0 else " (at least)"
 
 
 def _speaks_for_all(signals: Signals, signal: Signal | Query) -> bool:

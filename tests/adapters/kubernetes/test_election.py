@@ -115,6 +115,7 @@ async def test_a_leader_that_vanished_is_replaced_once_its_lease_ran_out(
     assert not second.leading
     await until(lambda: second.leading, "the second to lead")
     assert lease(server)["spec"]["leaseTransitions"] == 5
+    assert not second.handed_over
 
 
 async def test_a_leader_that_cannot_renew_stops_before_its_lease_ends(

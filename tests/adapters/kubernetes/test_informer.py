@@ -170,6 +170,8 @@ async def test_a_server_that_is_away_leaves_what_was_known(
         assert heard_at_s is not None
         assert informer.heard_at_s > heard_at_s
         assert not informer.trouble
+        assert informer.recovered_at_s is not None
+        assert informer.recovered_at_s > heard_at_s
 
 
 async def test_a_list_that_fails_halfway_deletes_nothing(
