@@ -67,7 +67,10 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class PodSeen:
-    """All that is kept of a pod. `unread`: annotations of ours on it that make no sense."""
+    """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
+
+    `wish`: of pods with a grant; what to expect is learned from it after a restart.
+    """
 
     uid: str
     namespace: str
@@ -78,15 +81,17 @@ class PodSeen:
     ram_mib: int = 0
     priority: int = 0
     granted: Granted | None = None
+    wish: Demand | None = None
     unread: str = ""
 
 
 def pod_seen(raw: Raw) -> PodSeen:
     """Raises KeyError, TypeError, ValueError or AttributeError for what is no pod."""
     meta, spec = raw["metadata"], raw.get("spec") or {}
-    granted, unread = None, ""
+    granted, wish, unread = None, None, ""
     try:
         granted = granted_to(meta.get("annotations") or {})
+        wish = demand_of(raw) if granted is not None else None
     except ValueError as error:
         unread = str(error)
     return PodSeen(
@@ -99,6 +104,7 @@ def pod_seen(raw: Raw) -> PodSeen:
         ram_mib=_requested(spec, "memory", quantity.mib),
         priority=spec.get("priority") or 0,
         granted=granted,
+        wish=wish if isinstance(wish, Demand) else None,
         unread=unread,
     )
 

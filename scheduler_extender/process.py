@@ -119,8 +119,8 @@ class Process:
                 "anew by its Deployment"
             )
         finally:
-            for task in (losing, *beside):
-                task.cancel()
+            for ending in (losing, *beside):
+                ending.cancel()
             await asyncio.wait((losing, *beside))
 
     async def _upkeep(self, began_s: float) -> None:

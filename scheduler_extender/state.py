@@ -250,6 +250,8 @@ class ClusterState:
         if pod.ended:
             self.pod_gone(pod.uid)
         elif pod.node and self.pods.get(pod.uid) != pod:
+            if pod.wish is not None and not self.pods_synced:
+                self.arrivals.observe([pod.wish])
             self.pods[pod.uid] = pod
             self._on.setdefault(pod.node, set()).add(pod.uid)
             self._charge(pod.uid, _Charge(pod.node, pod.cpu_milli, pod.ram_mib))

@@ -95,8 +95,9 @@ class Verbs:
 
     def _filtered(self, wish: Demand, names: Sequence[str]) -> wire.Filtered:
         rows = self._rows(names)
-        found = self._state.verdicts.verdicts(wish)[rows] if self._state.fleet.rows else rows
-        found = np.where(rows < 0, _UNKNOWN if wish.cards else FITS, found)
+        found = np.full(len(rows), _UNKNOWN if wish.cards else FITS)
+        known = rows >= 0
+        found[known] = self._state.verdicts.verdicts(wish, rows[known])
         fitting = found == FITS
         if fitting.all():
             return wire.Filtered(names)

@@ -115,7 +115,9 @@ def _print(report: "Report") -> None:
         table.add_row(str(row.names), *cells, f"{row.first_sight_ms:.1f}")
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
     console.print(table)
-    console.print(f"restart to ready: {report.restart_s:.1f} s")
+    console.print(
+        f"restart to ready: {report.restart_s:.1f} s; load of this machine: {report.load_1m:.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Left out of the times: HTTP, and the API server's part of bind. A restart is mea
 import asyncio
 import gc
 import multiprocessing
+import os
 import random
 import tempfile
 import time
@@ -20,17 +21,19 @@ import orjson
 
 from scheduler_extender.adapters.api import Api
 from scheduler_extender.adapters.cluster import KubernetesPodsAndNodes
-from scheduler_extender.bench.population import Raw, Size, node_name, wanting
+from scheduler_extender.annotations import demand_of
+from scheduler_extender.bench.population import Raw, Size, a_pod, node_name, wishes
 from scheduler_extender.bench.stub import serve
 from scheduler_extender.binding import Binds
+from scheduler_extender.core.demand import Demand
 from scheduler_extender.errors import GiveUp
 from scheduler_extender.ports import Binding, PodRead
 from scheduler_extender.state import ClusterState
 from scheduler_extender.verbs import Verbs
 
+Wish = tuple[dict[str, str], int]  # annotations, CPU in milli
 Progress = Callable[[str, float], None]  # what is done, and how much of it, 0 to 1
 
-WARM_UP: Final = 0.1  # of the calls, not counted
 STAY: Final = 200  # pods that stay before the first of them leaves again
 
 
@@ -58,7 +61,7 @@ class VerbTimes:
     prioritise: Times
     choose: Times
     bind: Times
-    first_sight_ms: float  # the longest choose of a shape that was never seen, in the warm-up
+    first_sight_ms: float  # the longest choose of a shape not seen before; not in the times above
     body_bytes: int
 
 
@@ -68,6 +71,7 @@ class Report:
     gpus: int
     pods: int
     restart_s: float
+    load_1m: float  # of this machine at the end: with other work on its cores, times are longer
     verbs: tuple[VerbTimes, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -95,14 +99,28 @@ async def measure(
     binds = Binds(state, binder=free, lease=free, now_s=time.monotonic)
     verbs = Verbs(state, binds)
     chance = random.Random(seed)  # noqa: S311 - a seeded load, so that runs are alike
+    deployments = wishes(chance)
+    _learn(state, deployments)
     times = [
         await _verbs(state, verbs, size=size, names=count, calls=calls, chance=chance,
-                     progress=progress)
+                     progress=progress, deployments=deployments)
         for count in names
     ]  # fmt: skip
     return Report(
-        size.nodes, size.nodes * size.cards, len(state.pods), round(restart_s, 2), tuple(times)
+        size.nodes,
+        size.nodes * size.cards,
+        len(state.pods),
+        round(restart_s, 2),
+        round(os.getloadavg()[0], 2),
+        tuple(times),
     )
+
+
+def _learn(state: ClusterState, deployments: list[Wish]) -> None:
+    """Expect the shapes that will come, as after a day of them: scores cost most then."""
+    pods = (a_pod(0, notes, cpu_milli=cpu) for notes, cpu in deployments)
+    state.arrivals.observe([wish for wish in map(demand_of, pods) if isinstance(wish, Demand)])
+    state.expect_arrivals()
 
 
 async def _restart(state: ClusterState, size: Size, seed: int, progress: Progress) -> float:
@@ -149,6 +167,7 @@ async def _verbs(
     names: int,
     calls: int,
     chance: random.Random,
+    deployments: list[Wish],
     progress: Progress,
 ) -> VerbTimes:
     everyone = [node_name(index) for index in range(size.nodes)]
@@ -157,9 +176,10 @@ async def _verbs(
     bindings: list[float] = []
     bound: list[str] = []
     first_s, body = 0.0, b""
-    warm_up = round(calls * WARM_UP)
+    warm_up = len(deployments)  # each shape once: its first sight is told apart
     for number in range(-warm_up, calls):
-        pod = wanting(10**6 * names + number + warm_up, chance)
+        notes, cpu = deployments[number] if number < 0 else chance.choice(deployments)
+        pod = a_pod(10**6 * names + number + warm_up, notes, cpu_milli=cpu)
         asked = chance.sample(everyone, names) if names < size.nodes else everyone
         body = orjson.dumps({"Pod": pod, "Nodes": None, "NodeNames": asked})
         began_s = time.perf_counter()

@@ -21,6 +21,7 @@ MODELS: Final = {
 # Memory and compute a card, in the mix that model servers ask for; none: whole cards.
 SHARES: Final = ((4096, 0), (6144, 10), (8192, 20), (10240, 25), (12288, 30), (14000, 50))
 WHOLE: Final = (1, 1, 2, 4, 8)
+DEPLOYMENTS: Final = 100
 CPUS: Final = (500, 1000, 2000, 4000, 8000)
 _ENV: Final = [{"name": f"SETTING_{n}", "value": f"the value of setting {n}"} for n in range(40)]
 _NOTES: Final = {f"example.org/note-{n}": f"a note of some length, number {n}" for n in range(10)}
@@ -77,15 +78,18 @@ def bound_pods(size: Size, chance: random.Random) -> Iterator[Raw]:
         yield a_pod(number, {}, node=node_name(chance.randrange(size.nodes)))
 
 
-def wanting(number: int, chance: random.Random) -> Raw:
-    """A pod to be placed: a share four times of five."""
-    if chance.random() < 0.8:
-        wish = share(*chance.choice(SHARES))
-    else:
-        wish = {named.COUNT: str(chance.choice(WHOLE))}
-    if chance.random() < 0.2:
-        wish[named.MODELS] = chance.choice(list(MODELS))
-    return a_pod(number, wish, cpu_milli=chance.choice(CPUS))
+def wishes(chance: random.Random) -> list[tuple[dict[str, str], int]]:
+    """Annotations and CPU (milli) of the pods of so many Deployments; 4 of 5 want a share."""
+    found = []
+    for _ in range(DEPLOYMENTS):
+        if chance.random() < 0.8:
+            wish = share(*chance.choice(SHARES))
+        else:
+            wish = {named.COUNT: str(chance.choice(WHOLE))}
+        if chance.random() < 0.2:
+            wish[named.MODELS] = chance.choice(list(MODELS))
+        found.append((wish, chance.choice(CPUS)))
+    return found
 
 
 def share(memory_mib: int, core: int) -> dict[str, str]:

@@ -32,6 +32,13 @@ def choose_cards(fleet: Fleet, demand: Demand, row: int) -> tuple[int, ...] | No
     return tuple(sorted(ranked[: demand.cards]))
 
 
+def linked(fleet: Fleet, demand: Demand, row: int) -> int:
+    """How well the cards that `demand` would get here are linked; 0 where no links are known."""
+    links = fleet.nodes[fleet.names[row]].links
+    cards = choose_cards(fleet, demand, row) if links else None
+    return sum(links[a][b] for a, b in combinations(cards or (), 2))
+
+
 def leftover(fleet: Fleet, row: int) -> Sequence[int]:
     """Thousandths of each card that are free, of memory or compute, whichever is scarcer."""
     memory = fleet.memory_free[row] * WHOLE_MILLI // np.maximum(fleet.memory_total[row], 1)

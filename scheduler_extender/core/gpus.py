@@ -6,6 +6,7 @@ as nodes come, and the row of a node that left is used again, so hold names, not
 changes of nodes.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -65,6 +66,7 @@ class Grant:
     parts: tuple[Part, ...]
     cpu_milli: int = 0
     ram_mib: int = 0
+    mesh: str = ""
 
     @property
     def uuids(self) -> tuple[str, ...]:
@@ -104,6 +106,8 @@ class Fleet:
         self.profiles: list[str] = [""]
         self.nodes: dict[str, NodeGpus] = {}
         self._order: Ints | None = None
+        self.mesh_pods: Counter[tuple[str, int]] = Counter()  # by mesh and row
+        self.generation = 0  # raised when nodes come, go or describe themselves anew
         self._grow(rows=0, width=1)
         for node in nodes:
             self.set_node(node)
@@ -129,6 +133,7 @@ class Fleet:
             self.names[row] = node.name
             self.row_of[node.name] = row
             self._order = None
+        self.generation += 1
         self._grow(rows=self.rows, width=max(self.width, len(node.cards)))
         self.nodes[node.name] = node
         self._clear(row)
@@ -152,6 +157,7 @@ class Fleet:
         del self.nodes[name]
         self.names[row] = ""
         self._clear(row)
+        self.generation += 1
         self._order = None
 
     def set_usable(self, row: int, *, card: int, usable: bool) -> None:
@@ -171,7 +177,7 @@ class Fleet:
             )
             for card in cards
         )
-        return Grant(self.names[row], parts, demand.cpu_milli, demand.ram_mib)
+        return Grant(self.names[row], parts, demand.cpu_milli, demand.ram_mib, demand.mesh)
 
     def memory_need(self, demand: Demand, rows: Ints) -> Any:
         """MiB that the demand needs on each card: [rows, cards]."""
@@ -240,6 +246,8 @@ class Fleet:
             self.slots_free[at] += sign
         self.cpu_free[row] += sign * grant.cpu_milli
         self.ram_free[row] += sign * grant.ram_mib
+        if grant.mesh:
+            self.mesh_pods[grant.mesh, row] -= sign
         self.version[row] += 1
 
     def _pairs(self) -> Sequence[tuple[Any, Any]]:
@@ -265,6 +273,8 @@ class Fleet:
         self.usable[row] = self.present[row] = False
         self.model[row] = 0
         self.profile[row] = 0
+        for key in [key for key in self.mesh_pods if key[1] == row]:
+            del self.mesh_pods[key]
         self.version[row] += 1
 
     def _grow(self, *, rows: int, width: int) -> None:

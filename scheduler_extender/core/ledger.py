@@ -29,6 +29,7 @@ class Fact:
     milli: int
     cpu_milli: int = 0
     ram_mib: int = 0
+    mesh: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Ledger:
         self._conflicts.pop(uid, None)
         if entry is not None and entry.grant is not None:
             self.fleet.give_back(entry.grant)
+            self._count_again(entry.fact.node)
         return entry
 
     def expired(self, now_s: float) -> tuple[Entry, ...]:
@@ -117,6 +119,8 @@ class Ledger:
 
     def set_node(self, node: NodeGpus) -> tuple[Conflict, ...]:
         """A node came or describes itself anew: what its pods have is counted against that."""
+        if self.fleet.nodes.get(node.name) == node:
+            return tuple(c for c in self._conflicts.values() if c.node == node.name)
         return self._recount(node.name, node)
 
     def remove_node(self, name: str) -> None:
@@ -144,6 +148,13 @@ class Ledger:
             self._conflicts.pop(entry.uid, None)
             self._count(entry.fact, stage=entry.stage, deadline_s=entry.deadline_s)
         return tuple(c for c in self._conflicts.values() if c.node == name)
+
+    def _count_again(self, node: str) -> None:
+        """What was given back may be what a pod in conflict needs to be counted."""
+        for uid in [c.uid for c in self._conflicts.values() if c.node == node]:
+            known = self._entries[uid]
+            del self._conflicts[uid]
+            self._count(known.fact, stage=known.stage, deadline_s=known.deadline_s)
 
     def _count(
         self, fact: Fact, *, stage: Stage = Stage.BOUND, deadline_s: float | None = None
@@ -174,7 +185,7 @@ class Ledger:
             Part(known[uuid], uuid, memory_mib=fact.memory_mib, milli=fact.milli)
             for uuid in fact.uuids
         )
-        return Grant(fact.node, parts, fact.cpu_milli, fact.ram_mib)
+        return Grant(fact.node, parts, fact.cpu_milli, fact.ram_mib, fact.mesh)
 
 
 def _fact(uid: str, grant: Grant) -> Fact:
@@ -187,4 +198,5 @@ def _fact(uid: str, grant: Grant) -> Fact:
         milli=first.milli if first else 0,
         cpu_milli=grant.cpu_milli,
         ram_mib=grant.ram_mib,
+        mesh=grant.mesh,
     )

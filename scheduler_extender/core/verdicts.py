@@ -87,19 +87,18 @@ class VerdictCache:
         self._fleet = fleet
         self._kept: OrderedDict[Demand, _Kept] = OrderedDict()
 
-    def verdicts(self, demand: Demand) -> Ints:
-        """One for each row of the fleet. Do not write into it."""
-        fleet, rows = self._fleet, self._fleet.rows
+    def verdicts(self, demand: Demand, rows: Ints) -> Ints:
+        """One for each of `rows`. Rows that nobody asked about cost nothing."""
+        fleet = self._fleet
         kept = self._kept.get(demand)
-        if kept is None or len(kept.verdicts) < rows:
-            kept = _Kept(np.zeros(rows, dtype=np.int64), np.full(rows, -1))
+        if kept is None or len(kept.verdicts) < fleet.rows:
+            kept = _Kept(np.zeros(fleet.rows, dtype=np.int64), np.full(fleet.rows, -1))
             self._kept[demand] = kept
             if len(self._kept) > MOST_CLASSES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(demand)
-        version = fleet.version[:rows]
-        stale = np.flatnonzero(kept.version != version)
+        stale = rows[kept.version[rows] != fleet.version[rows]]
         if len(stale):
             kept.verdicts[stale] = verdicts(fleet, demand, stale)
-            kept.version[stale] = version[stale]
-        return kept.verdicts
+            kept.version[stale] = fleet.version[stale]
+        return kept.verdicts[rows]
