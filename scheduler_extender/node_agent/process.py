@@ -66,8 +66,8 @@ class Process:
 
     async def run(self) -> None:
         config = uvicorn.Config(
-            self._answer, log_config=None, access_log=False, lifespan="off", ws="none",
-            server_header=False,
+            self._answer, interface="asgi3", log_config=None, access_log=False, lifespan="off",
+            ws="none", server_header=False,
         )  # fmt: skip
         server = Server(config)
         serving = asyncio.create_task(server.serve([self._socket]))

@@ -37,9 +37,14 @@ class FakeNvml(Nvml):
     driver: str = "580.95.05"
     ways: dict[frozenset[str], int] = field(default_factory=dict)
     topologies_asked: int = 0
+    counted: int = 0  # how often it was asked for the number of GPUs, as each reading does
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return self.driver
+
+    def nvmlDeviceGetCount(self) -> int:
+        self.counted += 1
+        return super().nvmlDeviceGetCount()
 
     def nvmlDeviceGetMemoryInfo(self, card: Any, version: int | None = None) -> Any:
         if version is not None and card.old_driver:
