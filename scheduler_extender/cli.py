@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `tidegate extender`: reads options and starts the process; decides nothing."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 
+from scheduler_extender import logs
 from scheduler_extender.errors import BadInput, ExtenderError
 from scheduler_extender.settings import Settings, listen_address
 
@@ -52,17 +51,7 @@ def extender(
     ] = DEFAULTS.audit_s,
 ) -> None:
     """Place pods on GPUs for a kube-scheduler: whole ones, shares of memory and compute, MIG."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer()
-            if sys.stderr.isatty()
-            else structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.configure()
     try:
         host, port = listen_address(listen)
         settings = Settings(host, port, kubeconfig, lease, namespace, audit_s)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_NODES = 20_000
 MOST_CALLS = 100_000
-_PIPED_WIDTH = 110
+_PIPED_WIDTH = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -105,12 +105,12 @@ def _print(report: "Report") -> None:
         title_justify="left",
     )
     table.add_column("names a call", justify="right")
-    for verb in ("filter", "prioritise", "both", "bind"):
+    for verb in ("filter", "rank", "both", "bind", "both CPU", "bind CPU"):
         for figure in ("p50", "p99"):
             table.add_column(f"{verb} {figure}", justify="right")
     table.add_column("new shape", justify="right")
     for row in report.verbs:
-        figures = (row.filter, row.prioritise, row.choose, row.bind)
+        figures = (row.filter, row.prioritise, row.choose, row.bind, row.choose_cpu, row.bind_cpu)
         cells = [f"{value:.2f}" for times in figures for value in (times.p50_ms, times.p99_ms)]
         table.add_row(str(row.names), *cells, f"{row.first_sight_ms:.1f}")
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)

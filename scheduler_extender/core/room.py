@@ -22,9 +22,9 @@ def how_many_fit(fleet: Fleet, demand: Demand) -> int:
 def _by_host(fleet: Fleet, demand: Demand, rows: Ints) -> Floats:
     room = np.full(len(rows), np.inf)
     if demand.cpu_milli:
-        room = np.minimum(room, fleet.cpu_free[rows] // demand.cpu_milli)
+        room = np.minimum(room, np.floor(fleet.cpu_free[rows] / demand.cpu_milli))
     if demand.ram_mib:
-        room = np.minimum(room, fleet.ram_free[rows] // demand.ram_mib)
+        room = np.minimum(room, np.floor(fleet.ram_free[rows] / demand.ram_mib))
     return room
 
 

@@ -177,6 +177,23 @@ def test_where_no_replica_tells_its_queue_an_average_counts_beside_what_is_held(
 
 
 @pytest.mark.parametrize(
+    "running",
+    [
+        {Measure.REQUEST_SECONDS_TOTAL: NoReading("connection refused")},
+        {Measure.REQUEST_SECONDS_TOTAL: told(0.0, "activator", share_ratio=0.0)},
+        {},
+    ],
+    ids=["silent", "known of activators alone", "nobody tells"],
+)
+def test_an_empty_queue_lowers_nothing_while_it_is_unknown_what_runs(running: Told) -> None:
+    """Where replicas have slots, all of them may be taken and none wait."""
+    ticks = [{**activators(), Measure.WAITING: told(0.0, "engine"), **running} for _ in range(50)]
+    decision = decided(wants(Target(Signal.QUEUE, 2.0), slots=4), *ticks)
+    assert decision.replicas == 4
+    assert decision.because[1] == "D1 hold 4: queue not fully read"
+
+
+@pytest.mark.parametrize(
     "more",
     [{}, {Measure.WAITING: NoReading("connection refused")}],
     ids=["no engine", "an engine that is silent"],

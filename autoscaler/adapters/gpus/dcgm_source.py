@@ -14,7 +14,7 @@ from typing import Final
 
 from autoscaler.adapters.engines.exposition import samples
 from autoscaler.adapters.gpus.dcgm import ASKED_FOR, devices
-from autoscaler.adapters.gpus.devices import Device, mean_busy
+from autoscaler.adapters.gpus.devices import Device, mean_busy, told_ratio
 from autoscaler.adapters.plain_http import Answer, At, Kept, NoAnswer
 from autoscaler.core.signals import Measures, NoReading, Reading, ServiceId, Signal, reading
 from autoscaler.ports import Clock, SourceHealth
@@ -180,12 +180,13 @@ class DcgmSignalSource:
         pods = self._ready_pods(service)
         if not pods:
             return NoReading(f"{self.name}: no pod is ready")
-        busy, oldest_s = [], float("inf")
+        busy, share, oldest_s = [], 0.0, float("inf")
         for pod in pods:
             of_pod = self._index.by_pod.get((service.namespace, pod), {}).values()
             ratio = mean_busy(device for _, device in of_pod)
             if ratio is not None:
                 busy.append(ratio)
+                share += told_ratio(device for _, device in of_pod)
                 oldest_s = min(oldest_s, *(at_s for at_s, _ in of_pod))
         if not busy:
             return NoReading(f"{self.name}: {self._why_untold(len(pods))}")
@@ -193,7 +194,7 @@ class DcgmSignalSource:
             sum(busy),
             at_s=oldest_s - COLLECTED_EVERY_S,
             source=self.name,
-            share_ratio=len(busy) / len(pods),
+            share_ratio=share / len(pods),
         )
 
     def _why_untold(self, pods: int) -> str:
