@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our processes share to be spoken to by HTTP: a socket, a server, a body, and a log."""
+"""What our processes share to be spoken to by HTTP: a socket, a server, a body."""
 
 import contextlib
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final
 
-import structlog
 import uvicorn
 
 from scheduler_extender.errors import BadInput
@@ -62,18 +60,3 @@ async def reply(send: Send, *, status: int, kind: bytes, body: bytes) -> None:
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def log_to_stderr() -> None:
-    """A JSON line an event, or colours for who looks on."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer()
-            if sys.stderr.isatty()
-            else structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

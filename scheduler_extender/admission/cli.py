@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from scheduler_extender import logs
 from scheduler_extender.admission.pods import Wiring
 from scheduler_extender.admission.settings import Settings
 from scheduler_extender.errors import BadInput, ExtenderError
-from scheduler_extender.listening import log_to_stderr
 from scheduler_extender.settings import listen_address
 
 WIRING = Wiring()
@@ -46,7 +46,7 @@ def admission(
     ] = WIRING.runtime_class,
 ) -> None:
     """Make pods that ask for GPUs ready for the extender, and refuse those that take them."""
-    log_to_stderr()
+    logs.configure()
     try:
         host, port = listen_address(listen)
         wiring = Wiring(scheduler_name, runtime_class)

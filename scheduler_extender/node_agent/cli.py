@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scheduler_extender import logs
 from scheduler_extender.errors import BadInput, ExtenderError
-from scheduler_extender.listening import log_to_stderr
 from scheduler_extender.node_agent.agent import Round
 from scheduler_extender.node_agent.settings import AUTO, Settings
 from scheduler_extender.node_report import Enforcement
@@ -67,7 +67,7 @@ def node_agent(
     ] = False,
 ) -> None:
     """Tell the cluster which GPUs this node has, how they are linked and whether they are well."""
-    log_to_stderr()
+    logs.configure()
     try:
         host, port = listen_address(listen)
         pipes = mps_pipes or DEFAULTS.mps_pipes
