@@ -23,6 +23,8 @@ from scheduler_extender.annotations import Unclear, demand_of
 from scheduler_extender.errors import Malformed
 
 VERSION: Final = "admission.k8s.io/v1"
+# Subresources that carry the whole pod: annotations can be changed by way of its status, too.
+CONCERNED: Final = frozenset({"", "ephemeralcontainers", "status"})
 FORBIDDEN: Final = 403
 
 
@@ -101,7 +103,7 @@ def _request(uid: str, asked: Mapping[str, Any]) -> Request | None:
     resource = asked["resource"]
     if (resource["group"], resource["resource"]) != ("", "pods"):
         return None
-    if asked.get("subResource") not in {None, "", "ephemeralcontainers"} or not asked.get("object"):
+    if (asked.get("subResource") or "") not in CONCERNED or not asked.get("object"):
         return None
     return Request(uid, asked["operation"], asked["object"], asked.get("oldObject"))
 

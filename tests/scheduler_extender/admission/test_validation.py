@@ -85,9 +85,9 @@ def test_the_grant_of_a_pod_is_not_changed_afterwards() -> None:
     old = a_pod(annotations={"tidegate.dev/gpu-uuids": "GPU-1", "other": "a"})
     pod = a_pod(annotations={"tidegate.dev/gpu-uuids": "GPU-1,GPU-2", "other": "a"})
     gone = a_pod(annotations={"other": "a"})
-    for changed in (pod, gone):
-        why = refusal(a_review(changed, operation="UPDATE", old=old), validate)
-        assert why.startswith("tidegate.dev/gpu-uuids: ")
+    for changed, subresource in ((pod, None), (gone, None), (pod, "status")):
+        body = a_review(changed, operation="UPDATE", old=old, subresource=subresource)
+        assert refusal(body, validate).startswith("tidegate.dev/gpu-uuids: ")
     fine = a_pod(annotations={"tidegate.dev/gpu-uuids": "GPU-1", "other": "b"})
     assert refusal(a_review(fine, operation="UPDATE", old=old), validate) == ""
 
