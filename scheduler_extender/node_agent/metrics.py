@@ -16,9 +16,10 @@ from scheduler_extender.node_agent.gpus import Gpu, Machine, NotRead
 
 MIB = 2**20
 
+_LABELS = ["uuid", "profile"]
+
 # By name: what it means, and how a GPU tells it.
 _BY_GPU: dict[str, tuple[str, Callable[[Gpu], float | None]]] = {
-    "healthy": ("1 where pods may be given the GPU.", lambda gpu: float(not gpu.ails)),
     "memory_bytes": (
         "Memory that pods may have, the driver's own part taken off.",
         lambda gpu: float(gpu.memory_mib * MIB),
@@ -48,14 +49,13 @@ class NodeCollector(Collector):
         seen = last.seen if last else NotRead("not read yet")
         yield _gauge("node_gpus_read", "1 where the driver told of the GPUs.", seen)
         machine = seen if isinstance(seen, Machine) else Machine(())
+        yield _healthy(last)
         for name, (meaning, read) in _BY_GPU.items():
-            family = GaugeMetricFamily(
-                f"tidegate_node_gpu_{name}", meaning, labels=["uuid", "model", "profile"]
-            )
+            family = GaugeMetricFamily(f"tidegate_node_gpu_{name}", meaning, labels=_LABELS)
             for gpu in machine.gpus:
                 value = read(gpu)
                 if value is not None:
-                    family.add_metric([gpu.uuid, gpu.model, gpu.profile], float(value))
+                    family.add_metric([gpu.uuid, gpu.profile], float(value))
             yield family
         yield _info(last, machine)
         yield from self._given()
@@ -86,12 +86,22 @@ def _gauge(name: str, meaning: str, seen: Machine | NotRead) -> Metric:
     return family
 
 
+def _healthy(last: Round | None) -> Metric:
+    """As it is reported, so also of GPUs of which the driver does not tell now."""
+    family = GaugeMetricFamily(
+        "tidegate_node_gpu_healthy", "1 where pods may be given the GPU.", labels=_LABELS
+    )
+    for card in last.report.gpus.cards if last else ():
+        family.add_metric([card.uuid, card.profile], float(card.healthy))
+    return family
+
+
 def _info(last: Round | None, machine: Machine) -> Metric:
     family = GaugeMetricFamily(
         "tidegate_node_gpus_info",
         "1; its labels tell the driver, and what holds pods to their shares.",
-        labels=["driver", "enforcement"],
+        labels=["driver", "model", "enforcement"],
     )
     if last is not None:
-        family.add_metric([machine.driver, last.report.enforcement], 1.0)
+        family.add_metric([machine.driver, last.report.gpus.model, last.report.enforcement], 1.0)
     return family

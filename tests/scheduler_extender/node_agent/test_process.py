@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import orjson
+import pynvml
 import pytest
 from aiohttp import web
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from scheduler_extender.node_agent.cli import app as command
 from scheduler_extender.node_agent.process import Process, _once
 from scheduler_extender.node_agent.settings import Settings
 from scheduler_extender.node_report import GPUS, node_seen
+from tests.adapters.gpus.fake_nvml import Error
 from tests.adapters.kubernetes.fake_api_server import FakeApiServer
 from tests.scheduler_extender.fakes import a_pod
 from tests.scheduler_extender.node_agent.fake_nvml import FakeCard, FakeNvml
@@ -125,7 +127,7 @@ async def test_metrics_tell_of_gpus_and_of_what_pods_were_given(
                 text = (await client.get("/metrics")).text
         ready = await client.get("/readyz")
         health = await client.get("/healthz")
-    gpu = '{model="NVIDIA-H100-80GB-HBM3",profile="",uuid="GPU-1"}'
+    gpu = '{profile="",uuid="GPU-1"}'
     assert f"tidegate_node_gpu_healthy{gpu} 0.0" in text
     assert f"tidegate_node_gpu_utilization_ratio{gpu} 0.5" in text
     assert f"tidegate_node_gpu_power_watts{gpu}" not in text
@@ -134,6 +136,22 @@ async def test_metrics_tell_of_gpus_and_of_what_pods_were_given(
     assert f"tidegate_pod_gpu_compute_ratio{pod} 0.25" in text
     assert 'pod="x"' not in text
     assert (ready.status_code, health.status_code) == (200, 200)
+
+
+async def test_a_driver_that_falls_silent_leaves_gpus_that_are_not_healthy(
+    server: NodesApiServer, tmp_path: Path
+) -> None:
+    library = FakeNvml([FakeCard("GPU-1", util=50)])
+    async with running(server, tmp_path, library) as client:
+        await until(lambda: GPUS in server.node["metadata"]["annotations"])
+        library.broken = Error(pynvml.NVML_ERROR_UNKNOWN)
+        await until(lambda: not _healthy(server, 0))
+        text = ""
+        async with asyncio.timeout(10):
+            while "gpus_read 0.0" not in text:
+                text = (await client.get("/metrics")).text
+    assert 'tidegate_node_gpu_healthy{profile="",uuid="GPU-1"} 0.0' in text
+    assert "tidegate_node_gpu_utilization_ratio{" not in text
 
 
 async def test_it_waits_for_an_api_server_and_is_not_ready_before(
