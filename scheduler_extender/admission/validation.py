@@ -41,11 +41,8 @@ def problems_of_new(pod: Raw, *, wiring: Wiring) -> list[str]:
     demand = demand_of(pod)
     if isinstance(demand, Unclear):
         return [*problems, *demand.problems]
-    if asks(pod):
-        problems += _problems_of_asking(pod)
-    elif demand.cards == 0:
-        problems += _problems_of_runtime(pod, wiring)
-    return problems
+    more = _problems_of_asking(pod) if asks(pod) else _problems_of_runtime(pod, wiring)
+    return [*problems, *more]
 
 
 def problems_of_change(pod: Raw, old: Raw) -> list[str]:
@@ -120,15 +117,21 @@ def _problems_of_asking(pod: Raw) -> Iterator[str]:
 
 
 def _problems_of_runtime(pod: Raw, wiring: Wiring) -> Iterator[str]:
-    """Images for CUDA bring `NVIDIA_VISIBLE_DEVICES=all`, which this runtime would obey."""
+    """Images for CUDA bring `NVIDIA_VISIBLE_DEVICES=all`, which this runtime would obey.
+
+    A pod that the device plugin serves does not come to a node whose GPUs are ours.
+    """
     chosen = (pod.get("spec") or {}).get("runtimeClassName")
+    every = [container for _, container in containers(pod)]
     if not wiring.runtime_class or chosen != wiring.runtime_class:
         return
-    for _, container in containers(pod):
-        hidden = any(hides(entry) for entry in container.get("env") or ())
-        if not hidden and not device_plugin_resources(container):
+    if any(device_plugin_resources(container) for container in every):
+        return
+    for container in every:
+        env = container.get("env") or ()
+        if not any(hides(entry) or tells(entry, VISIBLE) for entry in env):
             yield (
                 f"container {container['name']}: spec.runtimeClassName {chosen} shows it whatever "
-                f"GPUs its image names, and the pod asks for none; ask, set {VISIBLE} to void, or "
-                "leave the runtime class out"
+                f"GPUs its image names, and the pod asks for none by annotations; ask, set "
+                f"{VISIBLE} to void, or leave the runtime class out"
             )

@@ -176,6 +176,20 @@ def test_the_runtime_that_shows_gpus_is_for_pods_that_ask() -> None:
     assert why.startswith("container main: spec.runtimeClassName nvidia shows it whatever GPUs ")
 
 
+def test_resources_alone_do_not_say_which_gpus_a_container_sees() -> None:
+    amounts = {"tidegate.dev/gpu-mem-mib": "12288"}
+    told = given("NVIDIA_VISIBLE_DEVICES", "gpu-uuids")
+    for env, refused in (([], True), ([told], False)):
+        bearer = a_container(env=env, requests=amounts, limits=amounts)
+        why = refusal(a_review(a_pod(bearer, runtimeClassName="nvidia")), validate)
+        assert bool(why) is refused
+
+
+def test_a_sidecar_beside_the_device_plugins_container_is_let_be() -> None:
+    pod = a_pod(a_container(requests=GPU, limits=GPU), a_container("b"), runtimeClassName="nvidia")
+    assert refusal(a_review(pod), validate) == ""
+
+
 @pytest.mark.parametrize(
     ("container", "wiring"),
     [

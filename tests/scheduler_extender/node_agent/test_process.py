@@ -118,6 +118,8 @@ async def test_metrics_tell_of_gpus_and_of_what_pods_were_given(
     }
     await server.put("/api/v1/namespaces/ns/pods/w", a_pod("w", annotations=notes, node="n1"))
     await server.put("/api/v1/namespaces/ns/pods/x", a_pod("x", annotations=notes, node="n2"))
+    ended = {**a_pod("y", annotations=notes, node="n1"), "status": {"phase": "Succeeded"}}
+    await server.put("/api/v1/namespaces/ns/pods/y", ended)
     library = FakeNvml([FakeCard("GPU-1", util=50, uncorrected=1)])
     async with running(server, tmp_path, library) as client:
         await until(lambda: GPUS in server.node["metadata"]["annotations"])
@@ -135,6 +137,7 @@ async def test_metrics_tell_of_gpus_and_of_what_pods_were_given(
     assert f"tidegate_pod_gpu_memory_bytes{pod} 1.073741824e+09" in text
     assert f"tidegate_pod_gpu_compute_ratio{pod} 0.25" in text
     assert 'pod="x"' not in text
+    assert 'pod="y"' not in text
     assert (ready.status_code, health.status_code) == (200, 200)
 
 
