@@ -33,7 +33,8 @@ class Asked:
         return Asked(self._library, *self.handle)
 
     def ask(self, function: str, *arguments: Any) -> Any:
-        if None in self.handle:
+        """None, too, where the library is older than the function."""
+        if None in self.handle or not hasattr(self._library, function):
             return None
         try:
             return getattr(self._library, function)(*self.handle, *arguments)

@@ -21,8 +21,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 EPILOG = """\
 It writes the node's annotation tidegate.dev/gpus, which the extender reads, when that changes, and
 tidegate.dev/gpus-heartbeat with it. A GPU with a critical event (XID), uncorrected memory errors or
-no answer stays listed and gets no pods. When the driver does not answer at all, all known GPUs do;
-where none are known, the node has none. It needs the rights to get and patch its node and to list
+no answer stays listed and gets no pods; while the driver is silent, that holds for all known ones.
+Where none are known, the node has none. It needs the rights to get and patch its node and to list
 pods. docs/packing-on-nodes.md has all of it.
 
 /healthz, /readyz (200 once the report is on the node), /metrics. Exit status: 0 after SIGTERM or

@@ -6,11 +6,13 @@ import hashlib
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -160,6 +162,29 @@ def test_a_certificate_without_its_key_is_refused_at_the_start(tmp_path: Path) -
     _, key = write_pair(other)
     with pytest.raises(BadInput, match="name a certificate in PEM and the key that belongs to it"):
         Certificate(cert, key)
+
+
+@needs_openssl
+@pytest.mark.slow
+async def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    cert, key = write_pair(tmp_path)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "scheduler_extender.admission.cli", "--listen", "127.0.0.1:0"),
+        *("--cert-file", str(cert), "--key-file", str(key)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            started = orjson.loads(await process.stderr.readline())
+        trusted = ssl.create_default_context(cafile=str(cert))
+        async with httpx.AsyncClient(verify=trusted) as client:
+            answer = await client.get(f"https://{started['listen']}/readyz")
+    finally:
+        process.terminate()
+        _, said = await process.communicate()
+    assert answer.status_code == 200
+    assert process.returncode == 0, said.decode()
 
 
 def test_the_command_tells_every_problem_and_exits_with_2(tmp_path: Path) -> None:

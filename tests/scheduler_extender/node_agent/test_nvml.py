@@ -150,6 +150,17 @@ def test_an_event_that_an_earlier_process_heard_still_counts() -> None:
     assert (gpu.xid, gpu.ails) == (48, "critical event XID 48")
 
 
+def test_a_library_older_than_a_function_just_does_not_tell() -> None:
+    class Older(FakeNvml):
+        def __getattribute__(self, name: str) -> object:
+            if name in {"nvmlDeviceGetRemappedRows", "nvmlDeviceGetPowerUsage"}:
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    (gpu,) = machine(NvmlGpus(Older([FakeCard("GPU-1", power_mw=1)]))).gpus
+    assert (gpu.ails, gpu.power_w) == ("", None)
+
+
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [

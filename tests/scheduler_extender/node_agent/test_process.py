@@ -3,6 +3,7 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -197,6 +198,28 @@ async def test_a_node_that_is_not_there_is_named_with_the_remedy(
     settings = Settings("n2", server.kubeconfig(tmp_path), once=True)
     with pytest.raises(Refused, match=re.escape("--node is the name that `kubectl get nodes`")):
         await _once(settings, FakeNvml())
+
+
+@pytest.mark.slow
+async def test_the_command_runs_until_it_is_told_to_end(
+    server: NodesApiServer, tmp_path: Path
+) -> None:
+    """With the library of this machine, whether it finds a driver or not."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "scheduler_extender.node_agent.cli", "--node", "n1"),
+        *("--kubeconfig", str(server.kubeconfig(tmp_path)), "--listen", "127.0.0.1:0"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            while GPUS not in server.node["metadata"]["annotations"]:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.05)
+    finally:
+        process.terminate()
+        _, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert node_seen(server.node).report is not None
+    assert said.decode().splitlines()[-1].count("stopped") == 1
 
 
 def test_the_command_prints_a_report_where_there_is_no_driver_or_one() -> None:
