@@ -268,7 +268,9 @@ def _remember(
     for measure, over in AVERAGED.items():
         seen = snapshot.measures.get(measure)
         if isinstance(seen, Reading):
-            window = windows.get(measure) or WINDOWS[over](policy.signal_window_s)
+            window = windows.get(measure)
+            if window is None or window.span_s != policy.signal_window_s:
+                window = WINDOWS[over](policy.signal_window_s)
             windows[measure] = window.seen(seen.value, seen.at_s)
             if seen.share_ratio < 1.0:
                 before = partial[measure].share_ratio if measure in partial else 1.0
