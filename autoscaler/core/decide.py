@@ -367,7 +367,8 @@ def _facts(
         and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
         backing_off=memory.retry_at_s is not None and now_s < memory.retry_at_s,
-        parked=snapshot.scale == 0 and bool(snapshot.written_by),
+        # In a dry run somebody else is meant to write, also a 0 that is wished here.
+        parked=snapshot.scale == 0 and bool(snapshot.written_by) and not policy.dry_run,
         path_held=snapshot.path_held,
     )
 
