@@ -399,3 +399,12 @@ async def test_a_number_beyond_reason_still_fits_the_wire(keda: Keda) -> None:
     await keda.sees(load(0.0) | {GATEWAY: a_reading(1e300)}, for_s=1.0)
     assert (await keda.metric(signal=str(GATEWAY))).metricValueFloat == 1e9
     assert LLM in keda.loop.records
+
+
+async def test_names_of_services_that_there_are_not_cost_nothing(keda: Keda) -> None:
+    """Whoever reaches the port may ask for any of them, for as long as they like."""
+    for number in range(20):
+        stream = aiter(keda.client.listen("StreamIsActive", keda.ref(service=f"no-{number}")))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await heard(stream)
+    assert not keda.scaler._news
