@@ -488,3 +488,15 @@ async def test_an_engine_without_a_kv_cache_says_nothing_of_it() -> None:
     measures = await world.seconds(a=our_worker())
     assert Measure.KV_USED not in measures
     assert Measure.PROMPT_TOKENS_TOTAL not in measures
+
+
+async def test_of_two_engines_one_that_has_no_queue_hides_none_of_the_other_s() -> None:
+    """As while a new version replaces the old: whichever is named last."""
+    world = World()
+    for pages in ({"a": vllm(4, waiting=9), "b": kserve(1)}, {"b": kserve(1), "a": DOWN}):
+        measures = await world.seconds(**pages)
+        assert WAITING in measures
+    assert isinstance(measures[WAITING], NoReading)
+    measures = await world.seconds(a=vllm(4, waiting=9), b=kserve(1))
+    assert (value(measures, WAITING), share(measures, WAITING)) == (9, 0.5)
+    assert WAITING not in await world.seconds(b=kserve(1))
