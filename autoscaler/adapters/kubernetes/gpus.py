@@ -30,7 +30,7 @@ PRODUCT: Final = "nvidia.com/gpu.product"  # the label of a node's model, and ho
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
-    """Of a pod on a node what it has; of one without, what it waits for."""
+    """Of a pod on a node what it has; of one that a scheduler has yet to look at, its demand."""
 
     node: str
     granted: Granted | None = None
@@ -54,12 +54,18 @@ class GpuNode:
 
 
 def use_of(raw: Raw) -> GpuUse | None:
-    """None: no GPU, or not any more. Of a grant that makes no sense the extender complains."""
-    meta, spec = raw["metadata"], raw.get("spec") or {}
-    if (raw.get("status") or {}).get("phase") in TERMINAL:
+    """None: no GPU, or not any more. Of a grant that makes no sense the extender complains.
+
+    A pod that no scheduler could place, or that is gated, takes nothing: where there is room for
+    others, it waits for something else than GPUs.
+    """
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    if status.get("phase") in TERMINAL:
         return None
     node = spec.get("nodeName") or ""
     if not node:
+        if any(c["type"] == "PodScheduled" for c in status.get("conditions") or ()):
+            return None
         waits_for = needs_of(raw)
         return None if waits_for is None else GpuUse("", waits_for=waits_for)
     granted, plugin = _granted(meta.get("annotations") or {}), _plugin(spec)

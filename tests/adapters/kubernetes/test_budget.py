@@ -99,6 +99,13 @@ def granted(node: str, *cards: int, mib: int = 12_288, label: str = "") -> Raw:
     )
 
 
+def refused(pod: Raw) -> Raw:
+    """A pod that a scheduler found no node for."""
+    said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    pod["status"]["conditions"] = [said]
+    return pod
+
+
 @pytest.mark.parametrize(
     ("pod", "use"),
     [
@@ -111,6 +118,7 @@ def granted(node: str, *cards: int, mib: int = 12_288, label: str = "") -> Raw:
         (a_pod(gpu_memory="12Gi"), GpuUse("", waits_for=Demand(memory_mib=12_288))),
         (a_pod(plugin=1), GpuUse("", waits_for=Demand(profile=PLUGIN))),
         (a_pod(gpu_memory="much"), None),
+        (refused(a_pod(gpu_memory="12Gi")), None),
     ],
     ids=[
         "no GPU on a node",
@@ -122,6 +130,7 @@ def granted(node: str, *cards: int, mib: int = 12_288, label: str = "") -> Raw:
         "waits for a share",
         "waits for a whole one",
         "waits for what nobody can read",
+        "looked at, and fits nowhere",
     ],
 )
 def test_what_a_pod_uses_or_waits_for(pod: Raw, use: GpuUse | None) -> None:
@@ -304,6 +313,19 @@ async def test_a_pod_that_waits_for_a_node_is_to_have_its_gpu(
     await put_pod(server, "one", bound)
     await until(lambda: not watched.budget.room().awaited, "it is bound")  # type: ignore[union-attr]
     assert watched.fit(share) == 1
+
+
+async def test_a_pod_that_fits_nowhere_keeps_no_gpu_from_others(
+    server: FakeApiServer, watched: Watched
+) -> None:
+    """A queue of work that waits for other nodes must not put every service to a stop."""
+    share = Demand(memory_mib=12_288)
+    await server.put(NODES.path("", "a"), a_node("a", cards=2))
+    await put_pod(server, "one", a_pod(gpu_memory="12Gi"))
+    await watched.until_listed()
+    await watched.until_fit(1, share)
+    await put_pod(server, "one", refused(a_pod(gpu_memory="12Gi")))
+    await watched.until_fit(2, share)
 
 
 async def test_more_on_a_card_than_it_has_leaves_nothing_and_harms_nothing(
