@@ -151,6 +151,10 @@ class Informer(Generic[T]):
         finally:
             synced.cancel()
 
+    async def wait_answered(self) -> None:
+        """Until everything was listed once, or it is known why not."""
+        await asyncio.gather(*(scope.answered.wait() for scope in self._scopes))
+
     async def run(self) -> None:
         """Stay current until cancelled."""
         async with asyncio.TaskGroup() as scopes:
@@ -221,6 +225,7 @@ class _Scope:
         now_s: Callable[[], float],
     ) -> None:
         self.listed = asyncio.Event()
+        self.answered = asyncio.Event()  # listed, or refused
         self.absent = False
         self.heard_at_s: float | None = None
         self.recovered_at_s: float | None = None
@@ -260,6 +265,7 @@ class _Scope:
         self._version = version
         self.absent = False
         self.listed.set()
+        self.answered.set()
         self._heard()
 
     async def _watch(self) -> None:
@@ -312,6 +318,7 @@ class _Scope:
             log.info("not installed; looked for again each minute", path=self._path)
         self.absent, self.trouble, self._version = True, str(trouble), ""
         self.listed.set()
+        self.answered.set()
         await asyncio.sleep(self._timing.absent_s * self._chance.uniform(0.8, 1.2))
 
     async def _back_off(self, trouble: TidegateError) -> None:
@@ -331,6 +338,7 @@ class _Scope:
         if str(trouble) != self.trouble:
             log.warning("not heard; trying again", path=self._path, why=str(trouble))
         self.trouble = str(trouble)
+        self.answered.set()
         await asyncio.sleep(self._wait_s(trouble))
 
     def _wait_s(self, trouble: TidegateError) -> float:

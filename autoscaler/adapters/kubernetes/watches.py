@@ -66,8 +66,8 @@ class Scope:
 class Watches:
     """Lists and watches everything a controller needs; `start()` it, `stop()` it.
 
-    For the budget it also looks at nodes, and at the pods of all namespaces. Nobody waits for that:
-    where it is not permitted, nothing is capped.
+    For the budget it also looks at nodes, and at the pods of all namespaces. Nobody waits for what
+    cannot be had of that: where it is not permitted, nothing is capped.
     """
 
     def __init__(
@@ -193,9 +193,13 @@ class Watches:
         return max(recovered, default=None)
 
     async def wait_synced(self) -> None:
-        """Until everything was listed once, and every ConfigMap that is named was read."""
+        """Until everything was listed once, and every ConfigMap that is named was read.
+
+        Of the budget until all was listed, or the API server said why not.
+        """
         await asyncio.gather(*(informer.wait_synced() for informer in self._informers))
         await self._policies.wait_read()
+        await asyncio.gather(*(informer.wait_answered() for informer in self._of_budget))
 
     def start(self) -> "asyncio.Task[None]":
         """Run all informers; the task ends early only with an error of ours: watch it."""

@@ -2,6 +2,7 @@
 """The GPUs of a cluster as the budget sees them: nodes, pods, and who waits for a node."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -21,11 +22,14 @@ from autoscaler.adapters.kubernetes.resources import DEPLOYMENTS, NODES, PODS
 from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
 from autoscaler.adapters.kubernetes.watches import Scope, Watches
 from autoscaler.adapters.memory import InMemoryStore
+from autoscaler.app.kubernetes import KubernetesController, Place
+from autoscaler.cluster_settings import ClusterSettings
 from autoscaler.core.budget import Room
 from autoscaler.core.decide import Decision
 from autoscaler.core.proposal import Bound
 from autoscaler.core.signals import Measure, Measures, NoReading, ServiceId
 from autoscaler.loop import ControlLoop
+from autoscaler.settings import Address
 from scheduler_extender.core.annotations import Granted
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.room import how_many_fit
@@ -206,7 +210,7 @@ class Watched:
     async def until_listed(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
             await self.watches.wait_synced()
-        await until(lambda: not self.budget.unknown(), "nodes are listed")
+        assert self.budget.unknown() == ""
 
     def reports(self, api: KubeApi) -> EventRecorder:
         """Have decisions told as Events; returns where they are."""
@@ -249,7 +253,10 @@ async def put_pod(server: FakeApiServer, name: str, raw: Raw, *, namespace: str 
 
 
 async def put_service(
-    server: FakeApiServer, replicas: int, template: Mapping[str, str] = SHARE
+    server: FakeApiServer,
+    replicas: int,
+    template: Mapping[str, str] = SHARE,
+    **ours: str,
 ) -> None:
     raw = {
         "apiVersion": "apps/v1",
@@ -259,6 +266,7 @@ async def put_service(
                 "tidegate.dev/enabled": "true",
                 "tidegate.dev/targets": "concurrency=1",
                 "tidegate.dev/max-replicas": "20",
+                **{f"tidegate.dev/{key}": text for key, text in ours.items()},
             }
         },
         "spec": {
@@ -410,7 +418,7 @@ async def test_who_may_not_list_nodes_wakes_its_services_all_the_same(
     await put_service(server, 0)
     async with asyncio.timeout(PATIENCE_S):
         await watched.watches.wait_synced()
-    await until(lambda: "403" in watched.budget.unknown(), "the refusal is noticed")
+    assert "403" in watched.budget.unknown()
     assert isinstance(watched.budget.room(), NoReading)
     assert (await watched.wants(5)).replicas == 5
 
@@ -429,3 +437,25 @@ async def test_pods_of_other_namespaces_have_their_gpus(
         await watched.until_fit(0, Demand(memory_mib=12_288))
     finally:
         await watched.watches.stop()
+
+
+@pytest.mark.parametrize(("on", "count"), [(True, 2), (False, 5)], ids=["switched on", "off"])
+async def test_a_whole_controller_goes_by_its_budget_where_that_is_switched_on(
+    server: FakeApiServer, api: KubeApi, on: bool, count: int
+) -> None:
+    """Five replicas as a floor, and GPUs for two; without it nobody asks for nodes."""
+    await server.put(NODES.path("", "a"), a_node("a", plugin=2))
+    await put_service(server, 0, template={}, **{"min-replicas": "5"})
+    raw = server.objects["apps", "deployments", "team", "llm"]
+    limits = {"limits": {PLUGIN: "1"}}
+    raw["spec"]["template"]["spec"]["containers"][0]["resources"] = limits
+    here = Address("127.0.0.1", 0)
+    settings = ClusterSettings(api=here, channel=here, budget_gpus=on)
+    place = Place("tidegate-0", "tidegate", "127.0.0.1")
+    controller = asyncio.create_task(KubernetesController(api, settings, place).run())
+    await until(lambda: controller.done() or count_of(server), "the count is written")
+    assert count_of(server) == count
+    assert (("list", "nodes") in api.requests) is on
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_S):
+        await controller
