@@ -20,7 +20,7 @@ from autoscaler.core.signals import NoReading, ServiceId
 from scheduler_extender.core.assign import choose_cards
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand
 from scheduler_extender.core.fit import cards_that_fit, fits, permitted
-from scheduler_extender.core.gpus import Fleet
+from scheduler_extender.core.gpus import Fleet, Mask
 
 MIB_PER_GIB = 1024
 NO_ROOM = "no free GPU has room for more"  # without numbers: people's tools show it as it stands
@@ -140,13 +140,13 @@ class _Free:
     def hole(self, needs: Demand) -> str:
         """What a replica needs, and the most of it that one place has left."""
         fleet, every = self._fleet, self._fleet.all_rows()
-        ok = permitted(fleet, needs)[fleet.model[every]][:, None] & fleet.usable[every]
+        ok = permitted(fleet, needs)[fleet.model[every]][:, None] & self._open(needs)
         if needs.exclusive:
             unused = ok & cards_that_fit(fleet, needs, every)
             most = int(unused.sum(axis=1).max(initial=0))
             unit = needs.profile or "whole GPU"
             return f"{needs.cards} x {unit} each, at most {most} free on a node"
-        words = []
+        words = [] if needs.cards == 1 else [f"{needs.cards} GPUs of a node"]
         memory = np.where(ok, fleet.memory_free[every], 0)
         if needs.memory_mib:
             largest = _gib(int(memory.max(initial=0)))
@@ -158,6 +158,14 @@ class _Free:
             part = np.where(ok, fleet.milli_free[every], 0).max(initial=0) / WHOLE_MILLI
             words.append(f"{needs.milli / 10:g}% of compute each, largest hole {part:.0%}")
         return ", ".join(words)
+
+    def _open(self, needs: Demand) -> Mask:
+        """The cards of the right kind that would take one more pod: [rows, cards]."""
+        fleet, every = self._fleet, self._fleet.all_rows()
+        known = fleet.profiles
+        kind = known.index(needs.profile) if needs.profile in known else len(known)
+        ok: Mask = fleet.usable[every] & (fleet.profile[every] == kind)
+        return ok & (fleet.slots_free[every] > 0) & (fleet.milli_free[every] > 0)
 
     def _fitting(self, needs: Demand) -> list[int]:
         """The rows where it fits now; the one with the least left comes last, and is filled first.

@@ -110,6 +110,27 @@ def test_each_kind_of_demand_says_what_it_lacks(
     assert said[ServiceId("team", "llm")].because[-1] == f"budget: {words}"
 
 
+def test_a_hole_is_what_the_demand_could_have() -> None:
+    """Not on a card of another kind or model, that is ill, or whose compute is all gone."""
+    fleet = Fleet(
+        [
+            NodeGpus("plugin", (Card("p", 90 * GIB, profile="nvidia.com/gpu"),), model="B"),
+            NodeGpus("other", (Card("o", 80 * GIB),), model="A"),
+            NodeGpus("ill", (Card("i", 70 * GIB, healthy=False),), model="B"),
+            NodeGpus("busy", (Card("b", 60 * GIB),), model="B"),
+            NodeGpus("small", (Card("s", 4 * GIB),), model="B"),
+        ]
+    )
+    busy = fleet.row_of["busy"]
+    fleet.take(fleet.grant(busy, cards=(0,), demand=Demand(memory_mib=GIB, milli=999)))
+    fleet.take(fleet.grant(busy, cards=(0,), demand=Demand(milli=1)))
+    needs = replace(TWELVE, models=("B",), cards=2)
+    said = capped([a_claim("llm", 0, 1, needs)], Room(fleet))[ServiceId("team", "llm")]
+    assert said.because[-1] == (
+        "budget: 0 of 1 more fit: 2 GPUs of a node, 12 GiB each, largest hole 4 GiB"
+    )
+
+
 def test_whole_gpus_of_device_plugins_are_counted_by_node() -> None:
     """Three and one free: of pairs one, for no pod spans nodes."""
     room = Room(a_fleet(3, 1, profile="nvidia.com/gpu"))

@@ -5,9 +5,10 @@ A node's row is counted anew only when something on it changed and somebody asks
 nothing, and read nothing here.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import repeat
+from typing import Final
 
 import structlog
 
@@ -24,6 +25,7 @@ from scheduler_extender.core.gpus import Fleet, Grant, Part
 log = structlog.get_logger(__name__)
 
 Key = tuple[str, str]
+REPORTED: Final = "GPUs that node agents report"
 
 
 class KubernetesBudget:
@@ -38,6 +40,7 @@ class KubernetesBudget:
         self._on: defaultdict[str, dict[str, GpuUse]] = defaultdict(dict)  # by node and pod UID
         self._waiting: dict[str, Demand] = {}  # by pod UID
         self._changed: set[str] = set()  # nodes to be counted anew
+        self._told: Counter[str] = Counter()  # how many nodes tell of which kind of GPU
         self._said: set[str] = set()
 
     # What the watches tell
@@ -48,6 +51,8 @@ class KubernetesBudget:
             self._nodes.pop(name, None)
         else:
             self._nodes[name] = new
+        self._told.subtract(_kinds(old))
+        self._told.update(_kinds(new))
         self._changed.add(name)
 
     def pod_changed(self, old: Pod | None, new: Pod | None) -> None:
@@ -87,10 +92,9 @@ class KubernetesBudget:
         """Whether any node tells of such GPUs; where none does, that they are free is not known."""
         if self.unknown():
             return True  # the room will say so
-        plugin = needs.profile == PLUGIN
-        if any(node.plugin if plugin else node.gpus.cards for node in self._nodes.values()):
+        kind = PLUGIN if needs.profile == PLUGIN else REPORTED
+        if self._told[kind]:
             return True
-        kind = PLUGIN if plugin else "GPUs for shares"
         if kind not in self._said:
             self._said.add(kind)
             log.warning("no node tells of these GPUs; who asks for them is not capped", gpus=kind)
@@ -140,3 +144,10 @@ class KubernetesBudget:
             if card.uuid in granted.uuids and fleet.slots_free[row, index] > 0
         )
         fleet.take(Grant(fleet.names[row], parts))
+
+
+def _kinds(node: GpuNode | None) -> Iterator[str]:
+    if node is not None and node.plugin:
+        yield PLUGIN
+    if node is not None and node.gpus.cards:
+        yield REPORTED

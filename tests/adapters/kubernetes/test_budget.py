@@ -399,6 +399,9 @@ async def test_services_whose_kind_of_gpu_no_node_tells_of_are_not_capped(
     await put_service(server, 0)
     await watched.until_listed()
     assert (await watched.wants(5)).replicas == 5
+    await server.put(NODES.path("", "a"), a_node("a", cards=1))
+    await watched.until_fit(1, Demand(memory_mib=12_288))
+    assert (await watched.wants(9)).replicas == 5  # the first of the five will have it
 
 
 async def test_services_without_gpus_are_not_capped(
