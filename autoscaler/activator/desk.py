@@ -329,6 +329,12 @@ class Desk:
             broken_total=holding.broken,
             request_seconds_total=holding.request_seconds(now_s),
             held_seconds_total=holding.held_seconds(now_s),
+            held_prompt_tokens=holding.held_work.prompt_tokens,
+            held_output_tokens=holding.held_work.output_tokens,
+            held_open_ended=holding.held_work.open_ended,
+            prompt_tokens_total=holding.work.prompt_tokens,
+            output_tokens_asked_total=holding.work.output_tokens,
+            open_ended_total=holding.work.open_ended,
         )
 
     # The end

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens that held requests will cost, before any engine has generated one.
+
+While no replica is ready, engines tell no tokens per second, however much waits. Then a target for
+them goes by what activators hold:
+
+- Expected of a request is what its client allows, and no more than this service's mean answer once
+  that is known; the mean alone where a client allows any number. Before it is known such a request
+  is expected to cost nothing: the floors of waking see to it.
+- What arrives must be kept pace with, and what is held be worked off within the time that a start
+  takes here; within the signal window while that is not known (rule D7).
+- No request needs more than one replica.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from autoscaler.core.policy import ServicePolicy
+from autoscaler.core.signals import Measure, Measures, NoReading, Reading, Signal, Signals
+from autoscaler.core.windows import CounterWindow, LevelWindow, Partial
+
+KEPT_ANSWERS = 1000  # so many requests make up the mean, newer ones counting for more
+_HELD = (Measure.HELD, Measure.HELD_OUTPUT_TOKENS, Measure.HELD_OPEN_ENDED)
+_ARRIVING = (
+    Measure.REQUESTS_TOTAL,
+    Measure.OUTPUT_TOKENS_ASKED_TOTAL,
+    Measure.OPEN_ENDED_TOTAL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """How many tokens this service generates for a request, learned whenever it has come to rest.
+
+    Only then have all requests that were counted been answered in full. `totals`: of tokens and of
+    requests, as of the last rest.
+    """
+
+    tokens: float = 0.0
+    requests: float = 0.0
+    totals: tuple[float, float] | None = None
+
+    @property
+    def tokens_per_answer(self) -> float | None:
+        """The mean; None: not known."""
+        return self.tokens / self.requests if self.tokens and self.requests else None
+
+    def after(self, measures: Measures) -> "Answers":
+        """The service rests; learn from what came since it last did."""
+        tokens, requests = (
+            _whole(measures.get(measure))
+            for measure in (Measure.TOKENS_TOTAL, Measure.REQUESTS_TOTAL)
+        )
+        if tokens is None or requests is None or (tokens, requests) == self.totals:
+            return self
+        if self.totals is None or tokens < self.totals[0] or requests < self.totals[1]:
+            return replace(self, totals=(tokens, requests))  # somebody began to count anew
+        more, came = tokens - self.totals[0], requests - self.totals[1]
+        kept = min(1.0, KEPT_ANSWERS / (self.requests + came)) if came else 1.0
+        return Answers(
+            kept * (self.tokens + more), kept * (self.requests + came), (tokens, requests)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """What came over the signal window."""
+
+    windows: Mapping[Measure, CounterWindow | LevelWindow]
+    partial: Mapping[Measure, Partial]
+    now_s: float
+
+    def rate(self, measure: Measure) -> float:
+        window = self.windows.get(measure)
+        return (window and window.value(self.now_s)) or 0.0
+
+    def share_ratio(self, measure: Measure) -> float:
+        partial = self.partial.get(measure)
+        return partial.share_ratio if partial is not None and self.now_s < partial.until_s else 1.0
+
+
+def with_held_tokens(
+    signals: Signals,
+    policy: ServicePolicy,
+    measures: Measures,
+    *,
+    arriving: Arriving,
+    tokens_per_answer: float | None,
+    lead_time_s: float | None,
+) -> Signals:
+    """The signals of a service without a ready replica, with the tokens/s that its work asks for.
+
+    Of which part of the replicas engines tell does not change by it; where they tell nothing, or
+    activators speak for themselves in part, it may raise a count and not lower it (rule D1).
+    """
+    per_replica = max(
+        (t.per_replica for t in policy.targets if t.signal is Signal.TOKENS_PER_S), default=None
+    )
+    if per_replica is None:
+        return signals
+    requests, allowed, open_ended = (_known(measures.get(measure)) for measure in _HELD)
+    held = _expected(allowed, open_ended, requests, tokens_per_answer)
+    requests_per_s, allowed_per_s, open_ended_per_s = map(arriving.rate, _ARRIVING)
+    arrives_per_s = _expected(allowed_per_s, open_ended_per_s, requests_per_s, tokens_per_answer)
+    within_s = max(policy.signal_window_s, lead_time_s or 0.0)
+    asked_per_s = min(max(arrives_per_s, held / within_s), requests * per_replica)
+    share_ratio = min(
+        *(_share(measures.get(measure)) for measure in (*_HELD, *_ARRIVING)),
+        *map(arriving.share_ratio, _ARRIVING),
+    )
+    told = signals[Signal.TOKENS_PER_S]
+    return {**signals, Signal.TOKENS_PER_S: _led(told, asked_per_s, share_ratio, arriving.now_s)}
+
+
+def _led(
+    told: Reading | NoReading, asked_per_s: float, share_ratio: float, now_s: float
+) -> Reading | NoReading:
+    if isinstance(told, NoReading):
+        return Reading(asked_per_s, now_s, "held", 0.0) if asked_per_s > 0 else told
+    share_ratio = min(told.share_ratio, share_ratio)
+    return replace(told, value=max(told.value, asked_per_s), share_ratio=share_ratio)
+
+
+def _expected(
+    allowed: float, open_ended: float, requests: float, tokens_per_answer: float | None
+) -> float:
+    """How many tokens such requests will get; `allowed`: by those that are not open-ended."""
+    if tokens_per_answer is None:
+        return allowed
+    return min(allowed + open_ended * tokens_per_answer, requests * tokens_per_answer)
+
+
+def _known(seen: Reading | NoReading | None) -> float:
+    return seen.value if isinstance(seen, Reading) else 0.0
+
+
+def _share(seen: Reading | NoReading | None) -> float:
+    """Nothing is said by a source that speaks of no tokens, and nothing is missed."""
+    if seen is None:
+        return 1.0
+    return seen.share_ratio if isinstance(seen, Reading) else 0.0
+
+
+def _whole(seen: Reading | NoReading | None) -> float | None:
+    return seen.value if isinstance(seen, Reading) and seen.share_ratio >= 1.0 else None
