@@ -31,7 +31,7 @@ _KEY: Final = b'"max_'
 # Within a JSON string a quote is written with a backslash before it, so a quote without one begins
 # or ends a string; and only a key has a colon after it.
 _LIMIT: Final = re.compile(
-    rb'"max_(?:completion_|new_|output_)?tokens"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(\d+)(?=[ \t\r\n,}])'
+    rb'"max_(?:completion_|new_|output_)?tokens"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(\d++)(?=[ \t\r\n,}])'
 )
 _BACKSLASH: Final = ord("\\")
 
@@ -49,12 +49,13 @@ def prompt_tokens(body_bytes: int) -> int:
 def asked_output_tokens(data: bytes, start: int, end: int) -> int | None:
     """The most tokens that the body in `data[start:end]` allows its answer; None: it does not say.
 
-    At most `MOST_OUTPUT_TOKENS`. Any bytes will do; at most `LOOK_BYTES` of them are looked at.
+    At most `MOST_OUTPUT_TOKENS`; of several limits the last. Any bytes will do; at most the first
+    `LOOK_BYTES` of them are looked at.
     """
-    end = min(end, start + LOOK_BYTES)
-    at = start - 1
+    at = end = min(end, start + LOOK_BYTES)
     for _ in range(MOST_KEYS):
-        at = data.find(_KEY, at + 1, end)
+        # From the end: most clients write what they allow after the prompt.
+        at = data.rfind(_KEY, start, at)
         if at < 0:
             return None
         found = _LIMIT.match(data, at, end)
