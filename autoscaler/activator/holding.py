@@ -32,7 +32,6 @@ Every call costs O(1) amortised, but for `set_endpoints` and `sweep`, which cost
 import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -52,26 +51,10 @@ class TicketState(Enum):
     CANCELLED = "cancelled"  # its client went away, waiting or in flight
 
 
-@dataclass(slots=True)
-class Work:
-    """What requests for generated text are estimated to cost: a sum, that grows and shrinks.
-
-    `open_ended`: how many of them allow any number of output tokens.
-    """
-
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    open_ended: int = 0
-
-    def add(self, other: "Work") -> None:
-        self.prompt_tokens += other.prompt_tokens
-        self.output_tokens += other.output_tokens
-        self.open_ended += other.open_ended
-
-    def take(self, other: "Work") -> None:
-        self.prompt_tokens -= other.prompt_tokens
-        self.output_tokens -= other.output_tokens
-        self.open_ended -= other.open_ended
+# What a request for generated text is estimated to cost: prompt tokens, output tokens it allows, and
+# 1 if it allows any number of them. A plain tuple, as one is made for each request.
+Work = tuple[int, int, int]
+NO_WORK: Work = (0, 0, 0)
 
 
 class Ticket:
@@ -144,7 +127,7 @@ class Holding:
         self.held = self.held_bytes = self.in_flight = 0
         self.arrived = self.answered = self.broken = 0
         self.refused = self.expired = self.cancelled = 0
-        self.work, self.held_work = Work(), Work()
+        self.work = self.held_work = NO_WORK
         self._queue: OrderedDict[int, Ticket] = OrderedDict()  # never seated yet, oldest first
         # Seated once and sent back, oldest first. Whoever was seated came before all who never were
         # (H1), so this heap always goes before the queue. Entries of tickets that left are skipped.
@@ -213,7 +196,7 @@ class Holding:
         self.arrived += 1
         ticket = Ticket(self.arrived, owner, now_s, size_bytes, work)
         if work is not None:
-            self.work.add(work)
+            self.work = _sum(self.work, work)
         if self._open and not self.held:
             self._count_requests(now_s)
             self._seat(ticket, now_s)
@@ -226,11 +209,10 @@ class Holding:
         """It has become known how many output tokens a request allows; None: any number."""
         if ticket.work is None:
             raise ValueError(f"allows: ticket {ticket.number} came without an estimate")
-        more = Work(0, output_tokens or 0, int(output_tokens is None))
-        for work in (ticket.work, self.work):
-            work.add(more)
+        more = (0, output_tokens or 0, int(output_tokens is None))
+        ticket.work, self.work = _sum(ticket.work, more), _sum(self.work, more)
         if ticket.state is TicketState.HELD:
-            self.held_work.add(more)
+            self.held_work = _sum(self.held_work, more)
 
     def finish(
         self, ticket: Ticket, now_s: float, fate: TicketState = TicketState.ANSWERED
@@ -373,7 +355,7 @@ class Holding:
         self.held += 1
         self.held_bytes = size_bytes
         if ticket.work is not None:
-            self.held_work.add(ticket.work)
+            self.held_work = _sum(self.held_work, ticket.work)
         if back:
             heapq.heappush(self._sent_back, (ticket.number, ticket))
         else:
@@ -388,7 +370,7 @@ class Holding:
         self.held -= 1
         self.held_bytes -= ticket.size_bytes
         if ticket.work is not None:
-            self.held_work.take(ticket.work)
+            self.held_work = _difference(self.held_work, ticket.work)
         self._queue.pop(ticket.number, None)
 
     def _release_one(self, now_s: float) -> Ticket | None:
@@ -499,3 +481,11 @@ class Holding:
         if now_s > self._held_at_s:
             self._held_area += self.held * (now_s - self._held_at_s)
             self._held_at_s = now_s
+
+
+def _sum(of: Work, more: Work) -> Work:
+    return of[0] + more[0], of[1] + more[1], of[2] + more[2]
+
+
+def _difference(of: Work, less: Work) -> Work:
+    return of[0] - less[0], of[1] - less[1], of[2] - less[2]

@@ -30,10 +30,10 @@ from autoscaler.activator import errors
 from autoscaler.activator.holding import Ticket, TicketState, Work
 from autoscaler.activator.paths import WhenAsleep, asleep_body, quiet
 from autoscaler.activator.tokens import (
+    BYTES_PER_TOKEN,
     LOOK_BYTES,
     asked_output_tokens,
     generates,
-    prompt_tokens,
 )
 from autoscaler.activator.wire import (
     CONTINUE,
@@ -363,12 +363,12 @@ class Client(asyncio.BufferedProtocol):
         """What the request is estimated to cost, by its length and what of its body is here."""
         head = self.head
         end = len(data) if head.chunked else min(len(data), start + head.length)
-        prompt = prompt_tokens(end - start if head.chunked else head.length)
+        prompt = (end - start if head.chunked else head.length) // BYTES_PER_TOKEN
         output = asked_output_tokens(data, start, end)
         if output is not None:
-            return Work(prompt, output)
+            return prompt, output, 0
         self._unlooked = 0 if self.body_done else max(0, LOOK_BYTES - (end - start))
-        return Work(prompt, 0, int(not self._unlooked))
+        return prompt, 0, int(not self._unlooked)
 
     def _look_at(self, part: bytes) -> None:
         """More of the body came: see whether it says how many tokens the answer may have."""

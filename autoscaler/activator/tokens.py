@@ -41,11 +41,6 @@ def generates(method: str, path: str) -> bool:
     return method == "POST" and _GENERATIVE.fullmatch(path) is not None
 
 
-def prompt_tokens(body_bytes: int) -> int:
-    """How many tokens the prompt in a body of this size has, roughly."""
-    return body_bytes // BYTES_PER_TOKEN
-
-
 def asked_output_tokens(data: bytes, start: int, end: int) -> int | None:
     """The most tokens that the body in `data[start:end]` allows its answer; None: it does not say.
 
@@ -61,6 +56,6 @@ def asked_output_tokens(data: bytes, start: int, end: int) -> int | None:
         found = _LIMIT.match(data, at, end)
         if found is not None and (at == start or data[at - 1] != _BACKSLASH):
             digits = found.group(1)
-            # Longer numbers are not worth reading; the longest ones int() would refuse.
+            # int() refuses the longest ones.
             return min(int(digits), MOST_OUTPUT_TOKENS) if len(digits) < 16 else MOST_OUTPUT_TOKENS
     return None

@@ -14,7 +14,6 @@ from autoscaler.activator.tokens import (
     MOST_OUTPUT_TOKENS,
     asked_output_tokens,
     generates,
-    prompt_tokens,
 )
 from tests.activator.peers import Front, Peers, get, post, until
 
@@ -148,11 +147,6 @@ def test_a_body_full_of_keys_is_given_up_on() -> None:
     """The work is bounded by a number of keys, not by what a client sends."""
     assert asked(b'"max_tokens": 5}' + b'"max_' * (MOST_KEYS - 1)) == 5
     assert asked(b'"max_tokens": 5}' + b'"max_' * MOST_KEYS) is None
-
-
-def test_the_estimate_of_a_prompt_goes_by_its_bytes() -> None:
-    assert prompt_tokens(4000) == 1000
-    assert prompt_tokens(0) == 0
 
 
 async def test_held_requests_are_told_in_tokens_until_they_go(front: Front, peers: Peers) -> None:
