@@ -51,8 +51,8 @@ class TicketState(Enum):
     CANCELLED = "cancelled"  # its client went away, waiting or in flight
 
 
-# What a request for generated text is estimated to cost: prompt tokens, output tokens it allows, and
-# 1 if it allows any number of them. A plain tuple, as one is made for each request.
+# What a request for generated text is estimated to cost: tokens of its prompt, tokens it allows its
+# answer, and 1 if it allows any number of them. A plain tuple: one is made for each request.
 Work = tuple[int, int, int]
 NO_WORK: Work = (0, 0, 0)
 

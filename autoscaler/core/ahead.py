@@ -10,6 +10,7 @@ them goes by what activators hold:
 - What arrives must be kept pace with, and what is held be worked off within the time that a start
   takes here; within the signal window while that is not known (rule D7).
 - No request needs more than one replica.
+- It is an estimate, so it may raise a count and never lowers one.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.signals import Measure, Measures, NoReading, Reading, Signal, Signals
-from autoscaler.core.windows import CounterWindow, LevelWindow, Partial
+from autoscaler.core.windows import CounterWindow, LevelWindow
 
 KEPT_ANSWERS = 1000  # so many requests make up the mean, newer ones counting for more
 _HELD = (Measure.HELD, Measure.HELD_OUTPUT_TOKENS, Measure.HELD_OPEN_ENDED)
@@ -62,37 +63,17 @@ class Answers:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """What came over the signal window."""
-
-    windows: Mapping[Measure, CounterWindow | LevelWindow]
-    partial: Mapping[Measure, Partial]
-    now_s: float
-
-    def rate(self, measure: Measure) -> float:
-        window = self.windows.get(measure)
-        return (window and window.value(self.now_s)) or 0.0
-
-    def share_ratio(self, measure: Measure) -> float:
-        partial = self.partial.get(measure)
-        return partial.share_ratio if partial is not None and self.now_s < partial.until_s else 1.0
-
-
 def with_held_tokens(
     signals: Signals,
     policy: ServicePolicy,
     measures: Measures,
     *,
-    arriving: Arriving,
+    windows: Mapping[Measure, CounterWindow | LevelWindow],
     tokens_per_answer: float | None,
     lead_time_s: float | None,
+    now_s: float,
 ) -> Signals:
-    """The signals of a service without a ready replica, with the tokens/s that its work asks for.
-
-    Of which part of the replicas engines tell does not change by it; where they tell nothing, or
-    activators speak for themselves in part, it may raise a count and not lower it (rule D1).
-    """
+    """The signals of a service without a ready replica, with the tokens/s that its work needs."""
     per_replica = max(
         (t.per_replica for t in policy.targets if t.signal is Signal.TOKENS_PER_S), default=None
     )
@@ -100,25 +81,20 @@ def with_held_tokens(
         return signals
     requests, allowed, open_ended = (_known(measures.get(measure)) for measure in _HELD)
     held = _expected(allowed, open_ended, requests, tokens_per_answer)
-    requests_per_s, allowed_per_s, open_ended_per_s = map(arriving.rate, _ARRIVING)
+    requests_per_s, allowed_per_s, open_ended_per_s = (
+        _rate(windows.get(measure), now_s) for measure in _ARRIVING
+    )
     arrives_per_s = _expected(allowed_per_s, open_ended_per_s, requests_per_s, tokens_per_answer)
     within_s = max(policy.signal_window_s, lead_time_s or 0.0)
     asked_per_s = min(max(arrives_per_s, held / within_s), requests * per_replica)
-    share_ratio = min(
-        *(_share(measures.get(measure)) for measure in (*_HELD, *_ARRIVING)),
-        *map(arriving.share_ratio, _ARRIVING),
-    )
     told = signals[Signal.TOKENS_PER_S]
-    return {**signals, Signal.TOKENS_PER_S: _led(told, asked_per_s, share_ratio, arriving.now_s)}
-
-
-def _led(
-    told: Reading | NoReading, asked_per_s: float, share_ratio: float, now_s: float
-) -> Reading | NoReading:
-    if isinstance(told, NoReading):
-        return Reading(asked_per_s, now_s, "held", 0.0) if asked_per_s > 0 else told
-    share_ratio = min(told.share_ratio, share_ratio)
-    return replace(told, value=max(told.value, asked_per_s), share_ratio=share_ratio)
+    if asked_per_s > 0:
+        source, value = ("held", 0.0) if isinstance(told, NoReading) else (told.source, told.value)
+        told = Reading(max(value, asked_per_s), now_s, source, share_ratio=0.0)
+    elif isinstance(told, Reading):  # where it is not known what is held, no tokens prove nothing
+        share_ratio = min(_share(measures.get(measure)) for measure in _HELD)
+        told = replace(told, share_ratio=min(told.share_ratio, share_ratio))
+    return {**signals, Signal.TOKENS_PER_S: told}
 
 
 def _expected(
@@ -128,6 +104,10 @@ def _expected(
     if tokens_per_answer is None:
         return allowed
     return min(allowed + open_ended * tokens_per_answer, requests * tokens_per_answer)
+
+
+def _rate(window: CounterWindow | LevelWindow | None, now_s: float) -> float:
+    return (window.value(now_s) if window is not None else None) or 0.0
 
 
 def _known(seen: Reading | NoReading | None) -> float:

@@ -28,7 +28,7 @@ from autoscaler.core.signals import (
     SignalMeaning,
     Signals,
 )
-from autoscaler.core.windows import CounterWindow, LevelWindow, Partial
+from autoscaler.core.windows import CounterWindow, LevelWindow
 from autoscaler.core.zero import Awake, Facts, ZeroState
 
 # After a start that failed: as long as kubelet's longest back-off, so that a broken image does not
@@ -74,6 +74,17 @@ class Decision:
     @property
     def changes(self) -> bool:
         return self.acts and self.replicas != self.current
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Until when a window holds what spoke for only a part of the replicas, and for which part.
+
+    Its mean is below the truth for as long, whoever speaks by then (rule D1).
+    """
+
+    until_s: float
+    share_ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +134,10 @@ def decide(
             signals,
             policy,
             snapshot.measures,
-            arriving=ahead.Arriving(memory.windows, memory.partial, now_s),
+            windows=memory.windows,
             tokens_per_answer=memory.answers.tokens_per_answer,
             lead_time_s=lead_time_s,
+            now_s=now_s,
         )
     wish = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
     wish = _bounded(wish, policy)

@@ -72,17 +72,6 @@ class LevelWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Partial:
-    """Until when a window holds what spoke for only a part of the replicas, and for which part.
-
-    Its mean is below the truth for as long, whoever speaks by then (rule D1).
-    """
-
-    until_s: float
-    share_ratio: float
-
-
-@dataclass(frozen=True, slots=True)
 class SlidingExtreme:
     """The largest (or smallest) value of the last `span_s`, without keeping all of them.
 

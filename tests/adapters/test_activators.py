@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autoscaler.adapters.activators import STALE_S, ActivatorHub, ActivatorSignalSource
+from autoscaler.adapters.activators import IN_TOKENS, STALE_S, ActivatorHub, ActivatorSignalSource
 from autoscaler.channel import (
     Hello,
     Lines,
@@ -218,6 +218,34 @@ async def test_with_a_part_of_the_processes_the_reading_says_for_what_share_it_s
     assert measures[Measure.REQUESTS_TOTAL] == Reading(7.0, 1000.0, "activator", share_ratio=0.5)
 
 
+async def test_tokens_that_are_held_are_those_of_all_and_totals_outlive_a_process(
+    stage: Stage,
+) -> None:
+    stage.hub.publish({"m": a_route()})
+    one, two = await stage.connect(0, 2), await stage.connect(1, 2)
+    told = Demand("m", held_output_tokens=30, held_open_ended=1, output_tokens_asked_total=90)
+    one.say(told)
+    two.say(replace(told, prompt_tokens_total=8, open_ended_total=4))
+    source, service = ActivatorSignalSource(stage.hub, key=lambda _: "m"), ServiceId("local", "m")
+    await stage.until(lambda: stage.hub.share_ratio() == 1.0)
+
+    async def values() -> dict[Measure, float]:
+        measures = (await source.measure([service]))[service]
+        return {m: r.value for m in IN_TOKENS if isinstance(r := measures[m], Reading)}
+
+    assert await values() == {
+        Measure.HELD_PROMPT_TOKENS: 0,
+        Measure.HELD_OUTPUT_TOKENS: 60,
+        Measure.HELD_OPEN_ENDED: 2,
+        Measure.PROMPT_TOKENS_ARRIVED_TOTAL: 8,
+        Measure.OUTPUT_TOKENS_ASKED_TOTAL: 180,
+        Measure.OPEN_ENDED_TOTAL: 4,
+    }
+    one.say(Demand("m", output_tokens_asked_total=10))  # it started that service anew
+    await stage.until(lambda: stage.hub.demand("m").held_output_tokens == 30)
+    assert (await values())[Measure.OUTPUT_TOKENS_ASKED_TOTAL] == 180 + 10
+
+
 async def test_the_source_says_no_reading_for_every_measure_when_nobody_speaks(
     stage: Stage,
 ) -> None:
@@ -229,6 +257,7 @@ async def test_the_source_says_no_reading_for_every_measure_when_nobody_speaks(
         Measure.REQUESTS_TOTAL,
         Measure.REQUEST_SECONDS_TOTAL,
         Measure.HELD_SECONDS_TOTAL,
+        *IN_TOKENS,
     }
     assert all(isinstance(measure, NoReading) for measure in measures.values())
 
