@@ -223,17 +223,13 @@ async def test_tokens_that_are_held_are_those_of_all_and_totals_outlive_a_proces
 ) -> None:
     stage.hub.publish({"m": a_route()})
     one, two = await stage.connect(0, 2), await stage.connect(1, 2)
-    told = Demand("m", held_output_tokens=30, held_open_ended=1, output_tokens_asked_total=90)
+    told = Demand("m", requests_total=5, held_output_tokens=30, output_tokens_asked_total=90)
     one.say(told)
-    two.say(replace(told, prompt_tokens_total=8, open_ended_total=4))
+    two.say(replace(told, held_open_ended=2, prompt_tokens_total=8, open_ended_total=4))
     source, service = ActivatorSignalSource(stage.hub, key=lambda _: "m"), ServiceId("local", "m")
     await stage.until(lambda: stage.hub.share_ratio() == 1.0)
-
-    async def values() -> dict[Measure, float]:
-        measures = (await source.measure([service]))[service]
-        return {m: r.value for m in IN_TOKENS if isinstance(r := measures[m], Reading)}
-
-    assert await values() == {
+    measures = (await source.measure([service]))[service]
+    assert {m: r.value for m in IN_TOKENS if isinstance(r := measures[m], Reading)} == {
         Measure.HELD_PROMPT_TOKENS: 0,
         Measure.HELD_OUTPUT_TOKENS: 60,
         Measure.HELD_OPEN_ENDED: 2,
@@ -241,9 +237,17 @@ async def test_tokens_that_are_held_are_those_of_all_and_totals_outlive_a_proces
         Measure.OUTPUT_TOKENS_ASKED_TOTAL: 180,
         Measure.OPEN_ENDED_TOTAL: 4,
     }
-    one.say(Demand("m", output_tokens_asked_total=10))  # it started that service anew
-    await stage.until(lambda: stage.hub.demand("m").held_output_tokens == 30)
-    assert (await values())[Measure.OUTPUT_TOKENS_ASKED_TOTAL] == 180 + 10
+    one.say(Demand("m", requests_total=1, output_tokens_asked_total=10))  # it began anew
+    both = Demand(
+        "m",
+        requests_total=11,
+        held_output_tokens=30,
+        held_open_ended=2,
+        prompt_tokens_total=8,
+        output_tokens_asked_total=190,
+        open_ended_total=4,
+    )
+    await stage.until(lambda: stage.hub.demand("m") == both)
 
 
 async def test_the_source_says_no_reading_for_every_measure_when_nobody_speaks(

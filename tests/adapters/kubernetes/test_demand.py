@@ -439,8 +439,8 @@ async def test_readings_carry_the_time_at_which_the_pods_spoke() -> None:
     world.clock.at_s += 0.4
     world.looks.look = lambda service, pod_id: world.looks.seen[pod_id]  # type: ignore[method-assign]
     again = (await world.demand.measure([SERVICE]))[SERVICE]
-    of_activators = {measure: again[measure] for measure in (HELD, HELD_SECONDS, *IN_TOKENS)}
-    assert again == {**measures, **of_activators}
+    held = {measure: again[measure] for measure in (HELD, HELD_SECONDS, *IN_TOKENS)}
+    assert again == dict(measures) | held
     seen = again[REQUESTS]
     assert isinstance(seen, Reading)
     assert seen.at_s == asked_at_s
