@@ -4,9 +4,10 @@
 While no replica is ready, engines tell no tokens per second, however much waits. Then a target for
 them goes by what activators hold:
 
-- Expected of a request is what its client allows, and no more than this service's mean answer once
-  that is known; the mean alone where a client allows any number. Before it is known such a request
-  is expected to cost nothing: the floors of waking see to it.
+- Expected of a request is what its client allows; where it allows any number, this service's mean
+  answer. Before that is known such a request is expected to cost nothing: the floors of waking see
+  to it. The mean is no bound on what is allowed: of a replica that was just started the first
+  tokens are not seen, so it may be too small.
 - What arrives must be kept pace with, and what is held be worked off within the time that a start
   takes here; within the signal window while that is not known (rule D7).
 - No request needs more than one replica.
@@ -22,11 +23,7 @@ from autoscaler.core.windows import CounterWindow, LevelWindow
 
 KEPT_ANSWERS = 1000  # so many requests make up the mean, newer ones counting for more
 _HELD = (Measure.HELD, Measure.HELD_OUTPUT_TOKENS, Measure.HELD_OPEN_ENDED)
-_ARRIVING = (
-    Measure.REQUESTS_TOTAL,
-    Measure.OUTPUT_TOKENS_ASKED_TOTAL,
-    Measure.OPEN_ENDED_TOTAL,
-)
+_ARRIVING = (Measure.OUTPUT_TOKENS_ASKED_TOTAL, Measure.OPEN_ENDED_TOTAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +45,10 @@ class Answers:
 
     def after(self, measures: Measures) -> "Answers":
         """The service rests; learn from what came since it last did."""
-        tokens, requests = (
-            _whole(measures.get(measure))
-            for measure in (Measure.TOKENS_TOTAL, Measure.REQUESTS_TOTAL)
-        )
+        tokens = _whole(measures.get(Measure.TOKENS_TOTAL))
+        requests = _whole(measures.get(Measure.REQUESTS_TOTAL))
+        if self.totals is None and Measure.TOKENS_TOTAL not in measures:
+            tokens = 0.0  # no engine was ever asked: the total that will be told begins now
         if tokens is None or requests is None or (tokens, requests) == self.totals:
             return self
         if self.totals is None or tokens < self.totals[0] or requests < self.totals[1]:
@@ -80,13 +77,12 @@ def with_held_tokens(
     if per_replica is None:
         return signals
     requests, allowed, open_ended = (_known(measures.get(measure)) for measure in _HELD)
-    held = _expected(allowed, open_ended, requests, tokens_per_answer)
-    requests_per_s, allowed_per_s, open_ended_per_s = (
-        _rate(windows.get(measure), now_s) for measure in _ARRIVING
-    )
-    arrives_per_s = _expected(allowed_per_s, open_ended_per_s, requests_per_s, tokens_per_answer)
+    allowed_per_s, open_ended_per_s = (_rate(windows.get(m), now_s) for m in _ARRIVING)
+    answer_tokens = tokens_per_answer or 0.0
+    arriving_per_s = allowed_per_s + open_ended_per_s * answer_tokens
+    held_tokens = allowed + open_ended * answer_tokens
     within_s = max(policy.signal_window_s, lead_time_s or 0.0)
-    asked_per_s = min(max(arrives_per_s, held / within_s), requests * per_replica)
+    asked_per_s = min(max(arriving_per_s, held_tokens / within_s), requests * per_replica)
     told = signals[Signal.TOKENS_PER_S]
     if asked_per_s > 0:
         source, value = ("held", 0.0) if isinstance(told, NoReading) else (told.source, told.value)
@@ -95,15 +91,6 @@ def with_held_tokens(
         share_ratio = min(_share(measures.get(measure)) for measure in _HELD)
         told = replace(told, share_ratio=min(told.share_ratio, share_ratio))
     return {**signals, Signal.TOKENS_PER_S: told}
-
-
-def _expected(
-    allowed: float, open_ended: float, requests: float, tokens_per_answer: float | None
-) -> float:
-    """How many tokens such requests will get; `allowed`: by those that are not open-ended."""
-    if tokens_per_answer is None:
-        return allowed
-    return min(allowed + open_ended * tokens_per_answer, requests * tokens_per_answer)
 
 
 def _rate(window: CounterWindow | LevelWindow | None, now_s: float) -> float:
