@@ -15,6 +15,7 @@ from autoscaler.core.decide import Decision, ServiceMemory, decide, first_memory
 from autoscaler.core.lead_time import LeadTimes, StartsSeen
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.proposal import Bound
+from autoscaler.core.recall import Past, recalled
 from autoscaler.core.signals import (
     Measures,
     ServiceId,
@@ -121,6 +122,18 @@ class ControlLoop:
         """The starts of a service's replicas that ended since this loop began."""
         memory = self._memories.get(service)
         return memory.starts_seen if memory else StartsSeen()
+
+    def remembers(self, service: ServiceId) -> ServiceMemory | None:
+        """What deciding remembers of a service; None: it was never seen."""
+        return self._memories.get(service)
+
+    def recall(self, service: ServiceId, past: Past, *, gap_s: float) -> None:
+        """Take in what somebody else remembers of a service's signals; see `core/recall.py`."""
+        memory, records = self._memories.get(service), self.records.get(service)
+        if memory is not None and records:
+            self._memories[service] = recalled(
+                memory, records[-1].policy, past, now_s=self._clock.now_s(), gap_s=gap_s
+            )
 
     async def _measure(self, services: Collection[ServiceId]) -> Mapping[ServiceId, Measures]:
         told = [await source.measure(services) for source in self.sources]

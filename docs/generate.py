@@ -15,6 +15,7 @@ from autoscaler.core import zero
 from autoscaler.core.signals import SIGNALS
 from autoscaler.manifests import knative
 from autoscaler.settings import FILE_KEYS
+from docs.engines import engines_page
 from docs.metrics import metrics_page
 from docs.table import table
 
@@ -109,10 +110,15 @@ def _metrics() -> str:
     return NOTICE.format(source=source) + metrics_page()
 
 
+def _engines() -> str:
+    return NOTICE.format(source="autoscaler/adapters/engines/table.py") + engines_page()
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "zero.md": zero_page,
     "metrics.md": _metrics,
+    "engines.md": _engines,
 }
 
 

@@ -22,6 +22,7 @@ from autoscaler.contract import KEYS, policy_from
 from autoscaler.core.decide import Decision
 from autoscaler.errors import BadInput
 from simulations import plot, report, table
+from simulations.packing.cli import packing
 from simulations.replay import Replay, Settings
 from simulations.replicas import ColdStart, ServiceTime, seconds
 from simulations.traces import jsonl
@@ -222,6 +223,9 @@ def replay(
             title, subtitle = report.headline(result)
             picture.write(plot.as_svg(outcome.samples, title=title, subtitle=subtitle))
     _show(result, table.run_table(result), as_json=as_json)
+
+
+app.command()(packing)
 
 
 @app.command()

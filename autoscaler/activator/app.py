@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,14 +37,6 @@ FINDING_S: Final = 10.0
 _RESERVED_DESCRIPTORS: Final = 64
 
 log = structlog.get_logger("activator")
-
-
-def raise_descriptor_limit() -> int:
-    """Let this process open as many descriptors as it may; returns how many those are."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 # A TLS server that is spoken to in plain text says so in a record of this type.
 _TLS_ALERT: Final = b"\x15\x03"
 _SPEAKS_TLS: Final = "it speaks TLS, and metrics are read over plain HTTP only"
+_ENDED: Final = "the connection ended before an answer"
+_SILENT: Final = f"{_ENDED}; so does a port that speaks TLS, and only plain HTTP is spoken here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ class _Link(asyncio.BufferedProtocol):
 
     async def ask(self, request: bytes, max_bytes: int) -> Answer | NoAnswer:
         if self.transport.is_closing():
-            return NoAnswer("failed: the connection ended before an answer")
+            return NoAnswer(f"failed: {_ENDED}")
         self.idle = False
         self._max_bytes = max_bytes
         self._message = _Message()
@@ -220,16 +222,17 @@ class _Link(asyncio.BufferedProtocol):
             self._end(self._answer(""))
 
     def eof_received(self) -> None:
-        self._ended("the connection ended before an answer")
+        self._ended("")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended(f"{exc}" if exc else "the connection ended before an answer")
+        self._ended("" if exc is None else f"{exc}")
 
     def _ended(self, why: str) -> None:
         self.idle = False
         if self._answered is None or self._answered.done():
             return
         if not self._message.headed:
+            why = why or (_ENDED if self._message.seen_bytes else _SILENT)
             self._end(NoAnswer(f"failed: {why}"))
             return
         # A body without a length ends with the connection, which cannot be told from one that

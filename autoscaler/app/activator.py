@@ -14,9 +14,10 @@ import typer
 import uvloop
 
 from autoscaler import logs
-from autoscaler.activator.app import Activator, Settings, raise_descriptor_limit
+from autoscaler.activator.app import Activator, Settings
 from autoscaler.activator.health import health_of
 from autoscaler.activator.link import FixedController
+from autoscaler.descriptors import raise_descriptor_limit
 from autoscaler.errors import BadInput
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from autoscaler.activator.app import Activator, Settings, raise_descriptor_limit
+from autoscaler.activator.app import Activator, Settings
 from autoscaler.activator.health import health_of
 from autoscaler.adapters.kubernetes.api import KubeApi
 from autoscaler.adapters.kubernetes.discovery import KubernetesDiscovery
 from autoscaler.adapters.kubernetes.leader import leading_controller
+from autoscaler.descriptors import raise_descriptor_limit
 from autoscaler.errors import BadInput
 
 

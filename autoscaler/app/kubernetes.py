@@ -37,12 +37,15 @@ from autoscaler.adapters.kubernetes.routes import KubernetesRoutes
 from autoscaler.adapters.kubernetes.selectors import ScaleSelectors
 from autoscaler.adapters.kubernetes.vouching import Vouching
 from autoscaler.adapters.kubernetes.watches import Scope, Watches
+from autoscaler.adapters.prometheus import PrometheusSignalSource
 from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
+from autoscaler.app.recalling import recall
 from autoscaler.app.serving import ApiServer, KedaServer
 from autoscaler.app.ticking import MonotonicClock, Ticker
 from autoscaler.cluster_settings import ClusterSettings
+from autoscaler.descriptors import raise_descriptor_limit
 from autoscaler.errors import GiveUp, RetryLater
 from autoscaler.loop import ControlLoop, Record
 
@@ -70,6 +73,7 @@ def run_kubernetes(config_file: Path | None, kubeconfig: Path | None) -> None:
     """Run until SIGTERM or Ctrl-C. Raises `BadInput`, or `GiveUp` when leadership was lost."""
     settings = cluster_settings.load(config_file)
     logs.configure()
+    raise_descriptor_limit()  # each pod that is asked has a connection of its own
     asyncio.run(_run(settings, kubeconfig))
 
 
@@ -135,10 +139,24 @@ class KubernetesController:
             inventory=inventory,
             blind=self._demand.blind,
         )
+        self._prometheus = (
+            None
+            if settings.prometheus is None
+            else PrometheusSignalSource(
+                settings.prometheus,
+                clock=clock,
+                pods=self._cluster.metrics_places,
+                queries=self._cluster.queries,
+            )
+        )
         self._store = ConfigMapMemoryStore(api, namespace=place.namespace)
         self._loop = ControlLoop(
             cluster=self._cluster,
-            sources=[self._demand, *([self._gpus] if self._exporters.named else [])],
+            sources=[
+                self._demand,
+                *([self._gpus] if self._exporters.named else []),
+                *([self._prometheus] if self._prometheus is not None else []),
+            ],
             routes=self._routes,
             store=self._store,
             clock=clock,
@@ -250,7 +268,12 @@ class KubernetesController:
                 acting.create_task(self._routes.run(), name="slices")
                 acting.create_task(self._routes.prove(), name="proofs")
                 acting.create_task(self._demand.run(), name="scrapes")
+                if self._prometheus is not None:
+                    acting.create_task(self._prometheus.run(), name="prometheus")
                 acting.create_task(self._selectors.run(), name="selectors")
+                if self._prometheus is not None:
+                    past = recall(self._loop, self._prometheus, self._clock)
+                    acting.create_task(past, name="past")
                 if self._exporters.named:
                     acting.create_task(self._exporters.run(), name="exporters")
                     acting.create_task(self._gpus.run(), name="gpus")

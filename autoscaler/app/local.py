@@ -25,6 +25,7 @@ from autoscaler.adapters.local.cluster import LocalCluster
 from autoscaler.adapters.local.kept import KeptProcess
 from autoscaler.adapters.local.replicas import LocalService, Site
 from autoscaler.adapters.memory import FileMemoryStore
+from autoscaler.adapters.prometheus import PrometheusSignalSource
 from autoscaler.api.keda.scaler import ExternalScaler
 from autoscaler.api.metrics import LoopCollector
 from autoscaler.api.status import create_api
@@ -67,12 +68,14 @@ class _LocalController:
             on_change=lambda service: self._ticker.tick_soon(service),
         )
         self._gpus = _gpus(self._cluster, clock)
+        self._prometheus = _prometheus(settings, self._cluster, clock)
         self._loop = ControlLoop(
             cluster=self._cluster,
             sources=[
                 ActivatorSignalSource(self._hub, now_s=clock.now_s),
                 EngineMetrics(self._cluster.metrics_places, clock=clock),
                 *([self._gpus] if self._gpus is not None else []),
+                *([self._prometheus] if self._prometheus is not None else []),
             ],
             routes=self._cluster,
             store=FileMemoryStore(state_dir / "learned.json"),
@@ -98,6 +101,10 @@ class _LocalController:
         background = [asyncio.create_task(self._ticker.run(), name="ticks")]
         if self._gpus is not None:
             background.append(asyncio.create_task(self._gpus.run(), name="gpus"))
+        if self._prometheus is not None:
+            background.append(asyncio.create_task(self._prometheus.run(), name="prometheus"))
+        for task in background:
+            task.add_done_callback(lambda ended: self._ended(ended, stop))
         scheduler = AsyncIOScheduler()
         scheduler.add_job(
             self._ticker.tick_due,
@@ -120,7 +127,7 @@ class _LocalController:
         scheduler.shutdown(wait=False)
         for task in background:
             task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        ends = await asyncio.gather(*background, return_exceptions=True)
         longest_s = max(service.drain_grace_s for service in self._settings.services)
         await self._cluster.close(grace_s=longest_s)
         if keda is not None:
@@ -128,6 +135,17 @@ class _LocalController:
         await api.stop()
         await self._hub.stop()
         log.info("stopped")
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    def _ended(self, task: asyncio.Task[None], stop: asyncio.Event) -> None:
+        """What runs beside the API for as long as the controller does has ended before it."""
+        if not task.cancelled() and not stop.is_set():
+            log.error(
+                "the controller cannot go on", task=task.get_name(), why=repr(task.exception())
+            )
+            stop.set()
 
     def _signalled(self, number: int, stop: asyncio.Event) -> None:
         if stop.is_set():
@@ -190,6 +208,21 @@ def _gpus(cluster: LocalCluster, clock: MonotonicClock) -> NvmlSignalSource | No
         log.info("no service is told how busy GPUs are", why=first.why)
         return None
     return NvmlSignalSource(devices, pids=cluster.ready_pids, clock=clock)
+
+
+def _prometheus(
+    settings: Settings, cluster: LocalCluster, clock: MonotonicClock
+) -> PrometheusSignalSource | None:
+    """None where the config file names no Prometheus."""
+    if settings.prometheus is None:
+        return None
+    queries = {ServiceId(LOCAL_NAMESPACE, s.name): s.policy.queries for s in settings.services}
+    return PrometheusSignalSource(
+        settings.prometheus,
+        clock=clock,
+        pods=lambda service: cluster.metrics_places().get(service, {}),
+        queries=lambda service: queries.get(service, ()),
+    )
 
 
 def _local_service(service: ServiceSettings) -> LocalService:

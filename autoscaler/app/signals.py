@@ -25,10 +25,11 @@ from autoscaler.errors import BadInput
 from autoscaler.text import nearest
 
 PATIENCE_S: Final = 10.0  # for all of one answer
+_HEADERS: Final = {"Accept": "text/plain, */*", "Accept-Encoding": "identity"}
 _PIPED_WIDTH: Final = 100
 _MIB: Final = 1024 * 1024
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.command("gpus")(gpus)
 
 
@@ -119,7 +120,7 @@ def _fetched(url: str) -> bytes:
     until_s = time.monotonic() + PATIENCE_S
     body = bytearray()
     try:
-        with httpx.stream("GET", url, timeout=PATIENCE_S, headers={"Accept": "*/*"}) as answer:
+        with httpx.stream("GET", url, timeout=PATIENCE_S, headers=_HEADERS) as answer:
             if answer.status_code != httpx.codes.OK:
                 raise BadInput(f"{url}: answered {answer.status_code}; is the path right?")
             for piece in answer.iter_bytes(64 * 1024):

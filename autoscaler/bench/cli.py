@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import structlog
@@ -34,6 +35,8 @@ app = typer.Typer(
 )
 app.command()(platform)
 app.command()(signals)
+for point in entry_points(group="tidegate.benches"):  # what other packages can measure
+    app.command(point.name)(point.load())
 
 
 def checked(*, duration_s: float, connections: int, rounds: int, only: list[str]) -> Options:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autoscaler.adapters.engines.growth import STALE_S
-from autoscaler.adapters.engines.scraper import PERIOD_S
+from autoscaler.adapters.engines.scraper import PERIOD_S, TRIED_PER_S
 from autoscaler.bench.activator import QUIET_CORES, commit, versions
 from autoscaler.bench.children import Child, child, listening_child
 from autoscaler.bench.cores import Cores, divide, hardware, usable_cores
@@ -28,7 +28,7 @@ from autoscaler.bench.signals_page import page
 from autoscaler.bench.signals_scraper import OURS, PLAIN, Asked, Seen
 
 READERS: Final = (OURS, PLAIN)
-WARM_S: Final = 3.0
+WARM_S: Final = 2.0  # and until each pod may have been asked once
 READ_S: Final = 1.0
 SPARE_S: Final = 120.0
 TIMES_PLAIN: Final = 10.0  # what is aimed at
@@ -122,11 +122,13 @@ async def _measure(options: Options, cores: Cores, console: Console) -> dict[str
 
 async def _turn(options: Options, name: str, scraper: Child, port: int, cores: Cores) -> Turn:
     async def ask(port: int | None, seconds: float) -> Seen:
-        asked = Asked(name, options.pods, port, WARM_S, seconds, cores.proxy)
-        within_s = WARM_S + seconds + SPARE_S
+        warm_s = min(WARM_S, options.seconds) + options.pods / TRIED_PER_S
+        asked = Asked(name, options.pods, port, warm_s, seconds, cores.proxy)
+        within_s = warm_s + seconds + SPARE_S
         return Seen(**json.loads(await scraper.ask(json.dumps(asdict(asked)), within_s=within_s)))
 
-    return Turn(await ask(None, READ_S), await ask(port, options.seconds))
+    alone = await ask(None, min(READ_S, options.seconds))
+    return Turn(alone, await ask(port, options.seconds))
 
 
 def figures_of(turns: list[Turn], *, pods: int) -> Figures:

@@ -12,9 +12,9 @@ from typing import Final, cast
 
 import uvloop
 
-from autoscaler.activator.app import raise_descriptor_limit
 from autoscaler.bench.parent import parent_ended, tell
 from autoscaler.bench.signals_page import page
+from autoscaler.descriptors import raise_descriptor_limit
 
 PATH: Final = "/pods/{}/metrics"
 _AHEAD: Final = 16  # pods that are looked at in one second are so many steps apart

@@ -20,7 +20,6 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from autoscaler.activator.app import raise_descriptor_limit
 from autoscaler.adapters.engines.growth import Look
 from autoscaler.adapters.engines.page import Page, page_of
 from autoscaler.adapters.engines.scraper import EngineScraper
@@ -31,6 +30,7 @@ from autoscaler.bench.parent import next_line, tell
 from autoscaler.bench.signals_page import page
 from autoscaler.bench.signals_pods import PATH
 from autoscaler.core.signals import NoReading, ServiceId
+from autoscaler.descriptors import raise_descriptor_limit
 
 OURS: Final = "tidegate"
 PLAIN: Final = "plain"

@@ -280,7 +280,9 @@ def _remember(
     for measure, over in AVERAGED.items():
         seen = snapshot.measures.get(measure)
         if isinstance(seen, Reading):
-            window = windows.get(measure) or WINDOWS[over](policy.signal_window_s)
+            window = windows.get(measure)
+            if window is None or window.span_s != policy.signal_window_s:
+                window = WINDOWS[over](policy.signal_window_s)
             windows[measure] = window.seen(seen.value, seen.at_s)
             if seen.share_ratio < 1.0:
                 before = partial[measure].share_ratio if measure in partial else 1.0
@@ -378,7 +380,8 @@ def _facts(
         and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
         backing_off=memory.retry_at_s is not None and now_s < memory.retry_at_s,
-        parked=snapshot.scale == 0 and bool(snapshot.written_by),
+        # In a dry run somebody else is meant to write, also a 0 that is wished here.
+        parked=snapshot.scale == 0 and bool(snapshot.written_by) and not policy.dry_run,
         path_held=snapshot.path_held,
     )
 

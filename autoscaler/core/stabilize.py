@@ -5,7 +5,9 @@ Up: one jump (rule D3), unless the user limits it. Down: only if fewer have been
 whole window, and the window grows with the lead time. The scale-down rule lives here, only here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil, floor
 
 from autoscaler.core.policy import RateRule, RateStep
@@ -22,11 +24,15 @@ class ScaleHistory:
     """What stabilising remembers of one service.
 
     `moves`: (at_s, change of the replica count), kept as long as the longest rate step looks back.
+    `stand_in`: (at_s, count) in `highest` that nobody wished for: it is there for rule D4.
+    `newborn`: nothing was wished for yet, only held on to for want of readings.
     """
 
     highest: SlidingExtreme = SlidingExtreme(largest=True)
     lowest: SlidingExtreme = SlidingExtreme(largest=False)
     moves: tuple[tuple[float, int], ...] = ()
+    stand_in: tuple[float, float] | None = None
+    newborn: bool = False
 
 
 def down_window_s(rule: RateRule, *, lead_time_s: float | None) -> float:
@@ -38,7 +44,36 @@ def down_window_s(rule: RateRule, *, lead_time_s: float | None) -> float:
 
 def first_history(scale: int, *, now_s: float) -> ScaleHistory:
     """A new memory takes the present count for a wish: nothing falls before a window (rule D4)."""
-    return ScaleHistory(highest=SlidingExtreme(largest=True, kept=((now_s, float(scale)),)))
+    stand_in = (now_s, float(scale))
+    highest = SlidingExtreme(largest=True, kept=(stand_in,))
+    return ScaleHistory(highest=highest, stand_in=stand_in, newborn=True)
+
+
+def refilled(
+    history: ScaleHistory,
+    wishes: Sequence[tuple[float, float]],
+    *,
+    now_s: float,
+    span_s: float,
+    gap_s: float,
+) -> ScaleHistory:
+    """The down window with what was wanted before the first look, so that D4 need not wait.
+
+    `wishes`: (at_s, count), oldest first. Unless they cover the whole window, with no two further
+    apart than `gap_s`, nothing changes.
+    """
+    stand_in = history.stand_in
+    if stand_in is None or not wishes:
+        return history
+    times_s = [now_s - span_s, *(at_s for at_s, _ in wishes if at_s > now_s - span_s), stand_in[0]]
+    covered = wishes[0][0] <= now_s - span_s
+    if not covered or any(after - before > gap_s for before, after in pairwise(times_s)):
+        return history
+    known = [*wishes, *(seen for seen in history.highest.kept if seen != stand_in)]
+    highest = SlidingExtreme(largest=True)
+    for at_s, count in sorted(known):
+        highest = highest.seen(count, at_s, span_s=span_s)
+    return replace(history, highest=highest, stand_in=None)
 
 
 def noticed(
@@ -66,12 +101,16 @@ def stabilize(
     # 1. Tolerance: a wish next to the present count is no reason to move.
     tolerated = _tolerated(wish, current=current, up=up, down=down)
     # 2. Windows: the lowest wish of the up window, the highest of the down window.
-    history = ScaleHistory(
-        highest=history.highest.seen(tolerated, now_s, span_s=down_window_s),
-        lowest=history.lowest.seen(tolerated, now_s, span_s=up.window_s or 0.0),
-        moves=history.moves,
-    )
+    blind = history.newborn and wish.bound_by is Bound.HOLD
+    if blind:
+        history = _held(history, tolerated, now_s)
+    else:
+        history = _wished(history, tolerated, now_s, down_window_s)
+    lowest_seen = history.lowest.seen(tolerated, now_s, span_s=up.window_s or 0.0)
+    history = replace(history, lowest=lowest_seen)
     lowest, highest = int(history.lowest.extreme()), int(history.highest.extreme())
+    if blind:  # what is remembered says nothing of now (rule D1)
+        highest = max(highest, tolerated)
     because = wish.because
     if lowest > current:
         count = lowest
@@ -96,6 +135,26 @@ def stabilize(
     if limited == wish.replicas and because == wish.because and bound_by is wish.bound_by:
         return wish, history
     return replace(wish, replicas=limited, because=because, bound_by=bound_by), history
+
+
+def _wished(history: ScaleHistory, count: int, now_s: float, span_s: float) -> ScaleHistory:
+    stand_in = history.stand_in
+    return replace(
+        history,
+        highest=history.highest.seen(count, now_s, span_s=span_s),
+        # As much was really wished for: then it stands for nothing any more.
+        stand_in=None if stand_in is not None and count >= stand_in[1] else stand_in,
+        newborn=False,
+    )
+
+
+def _held(history: ScaleHistory, count: int, now_s: float) -> ScaleHistory:
+    """Nothing was ever wished for: the stand-in stands for this moment as well."""
+    if history.stand_in is None:
+        return history
+    stand_in = (now_s, float(count))
+    highest = SlidingExtreme(largest=True, kept=(stand_in,))
+    return replace(history, highest=highest, stand_in=stand_in)
 
 
 def _tolerated(wish: Proposal, *, current: int, up: RateRule, down: RateRule) -> int:

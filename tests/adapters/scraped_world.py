@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from time import monotonic
 
 from autoscaler.adapters.engines.growth import Look
 from autoscaler.adapters.engines.scraper import ROUND_S, EngineScraper
@@ -18,7 +19,7 @@ from autoscaler.core.routes import Demand
 from autoscaler.core.signals import NoReading, Signal
 from autoscaler.loop import ControlLoop
 from autoscaler.ports import ServiceView
-from tests.adapters.kubernetes.waiting import until
+from tests.adapters.kubernetes.waiting import PATIENCE_S, until
 from tests.builders import A_SERVICE, a_policy, replicas
 from tests.fakes import FakeClock, FakeCluster, FakeRoutes
 
@@ -106,11 +107,10 @@ class World:
 
     async def until_all_answer(self) -> None:
         """Let time pass until each pod was asked again: those that failed wait longer for that."""
-        for _ in range(30):
+        end_s = monotonic() + PATIENCE_S
+        while any(self.why(pod) for pod in self.pods.answers):
+            assert monotonic() < end_s, f"waited in vain: {self.demand.health()}"
             await self.ticks(1)
-            if not any(self.why(pod) for pod in self.pods.answers):
-                return
-        raise AssertionError(f"{self.demand.health()}")
 
     def why(self, pod: str) -> str:
         look = self.scraper.look(A_SERVICE, pod)

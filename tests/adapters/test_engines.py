@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.adapters.engines.asking import EngineMetrics
-from autoscaler.adapters.engines.growth import Growth, Look, followed_up
+from autoscaler.adapters.engines.growth import SERIES_MOST, Growth, Look, followed_up
 from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, Page, read_page, recognised
 from autoscaler.adapters.engines.table import ENGINES, Engine
 from autoscaler.adapters.plain_http import At
@@ -324,9 +324,23 @@ def test_pages_of_other_programs_are_no_pages_of_an_engine() -> None:
         assert isinstance(read_page(f"{name} 1\n"), NoReading)
 
 
+def test_a_label_that_tells_an_engine_is_a_whole_label() -> None:
+    """Triton's vLLM has `version`; `model_version` could be anybody's."""
+    assert told('vllm:num_requests_waiting{model_version="1"} 2\n')[0] == "vLLM"
+    assert told('vllm:num_requests_waiting{model="m",version="1"} 2\n')[0] == "Triton with vLLM"
+
+
+def test_an_engine_is_recognised_in_an_indented_page_too() -> None:
+    """As one that somebody pasted."""
+    assert told("  vllm:num_requests_waiting 2\n\tvllm:num_requests_running 1\n") == (
+        "vLLM",
+        {IN: 3, WAITS: 2},
+    )
+
+
 def test_the_bundled_worker_exposes_every_name_that_is_read_of_it() -> None:
     """Two packages that do not import one another agree on names."""
-    engine = ENGINES[0]
+    [engine] = [engine for engine in ENGINES if engine.key == "tidegate"]
     page = exposition.text(Telemetry({"iris": ModelCounts()})).decode()
     assert told(page) == (engine.name, dict.fromkeys(engine.samples, 0.0))
 
@@ -552,6 +566,16 @@ def test_a_total_never_falls(looks: list[dict[str, dict[str, float]]], total: fl
         assert growth.total >= before
         before = growth.total
     assert growth.total == total
+
+
+def test_an_engine_that_makes_up_labels_all_the_time_fills_no_memory() -> None:
+    """What is remembered of a replica is bounded, and what grows is told all the same."""
+    growth = Growth()
+    for look in range(20):
+        counters = {frozenset({("s", f"{look}.{n}")}): 0.0 for n in range(SERIES_MOST // 4)}
+        growth.add("one", {frozenset({("s", "lasts")}): float(look), **counters})
+    assert len(growth.last["one"]) <= SERIES_MOST
+    assert growth.total == 19
 
 
 def an_engine(

@@ -2,7 +2,7 @@
 """The reader of metrics pages: both formats, only what is asked for, and nothing half believed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf, isnan
 
 import pytest
@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample as Known
 
 from autoscaler.adapters.engines.exposition import Sample, named, samples
 from autoscaler.core.signals import NoReading
@@ -163,22 +164,25 @@ def registries(draw: st.DrawFn) -> CollectorRegistry:
     return registry
 
 
-def comparable(found: list[tuple[str, Mapping[str, str], float]]) -> list[str]:
-    return sorted(f"{name} {sorted(labels.items())} {value}" for name, labels, value in found)
+def reference(registry: CollectorRegistry) -> Iterator[tuple[str, list[Known]]]:
+    """Each format's text, and what the parser of prometheus_client reads in it."""
+    for generate, families in (
+        (generate_latest, text_string_to_metric_families),
+        (generate_openmetrics, openmetrics_families),
+    ):
+        text = generate(registry).decode()
+        yield text, [sample for family in families(text) for sample in family.samples]
+
+
+def comparable(found: Iterable[Known | Sample]) -> list[str]:
+    return sorted(f"{s.name} {sorted(s.labels.items())} {s.value}" for s in found)
 
 
 @given(registries())
 def test_a_page_is_read_as_the_reference_parser_reads_it(registry: CollectorRegistry) -> None:
     """Names, labels and numbers, in both formats."""
-    text = generate_latest(registry).decode()
-    known = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    ours = comparable([(s.name, s.labels, s.value) for s in read(text)])
-    assert ours == comparable([(s.name, s.labels, s.value) for s in known])
-
-    openmetrics = generate_openmetrics(registry).decode()
-    told = [s for family in openmetrics_families(openmetrics) for s in family.samples]
-    ours = comparable([(s.name, s.labels, s.value) for s in read(openmetrics)])
-    assert ours == comparable([(s.name, s.labels, s.value) for s in told])
+    for text, known in reference(registry):
+        assert comparable(read(text)) == comparable(known)
 
 
 @given(st.text() | st.lists(st.sampled_from(['x{a="', "b", '"', "}", " ", "1", "\n", ","])))

@@ -114,6 +114,11 @@ def test_two_counters_are_a_mean() -> None:
         pytest.param("x_sum NaN\nx_count 1\n", "x_sum is nan", id="a sum that is none"),
         pytest.param("x_sum 1\nx_count -1\n", "x_count is -1", id="a negative count"),
         pytest.param(
+            "x_sum 18446744073709551615\nx_count 1\n",
+            "x_sum is 1.84467e+19, which stands for unknown",
+            id="a sum that stands for unknown",
+        ),
+        pytest.param(
             'x_bucket{le="1"} 5\nx_bucket{le="2"} 4\nx_bucket{le="+Inf"} 5\nx_sum 1\nx_count 5\n',
             "x has buckets whose counts fall",
             id="counts that fall",

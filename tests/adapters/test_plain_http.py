@@ -2,12 +2,15 @@
 """GETs on a connection that is kept: what it saves, and that it never costs an answer."""
 
 import asyncio
+import gzip
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
 
 from autoscaler.adapters.plain_http import Answer, At, Kept, NoAnswer
+from tests.adapters.kubernetes.waiting import until
 
 
 @dataclass
@@ -117,3 +120,70 @@ async def test_a_late_answer_is_never_taken_for_that_of_the_next_get(
 async def test_nothing_listens(peer: Peer) -> None:
     """A failure is a value, on a first connection and on one that was kept."""
     assert await ask(Kept(At("127.0.0.1", 1, "/"))) == NoAnswer("failed: nothing listens there")
+
+
+async def test_a_page_in_gzip_is_read_though_nobody_asked_for_it(peer: Peer, kept: Kept) -> None:
+    """Some proxies compress whatever the client says."""
+    body = gzip.compress(b"page")
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    peer.answer = lambda writes: writes.write(head + body)
+    assert await ask(kept) == PAGE
+    assert b"Accept-Encoding: identity" in peer.requests[0]
+
+
+async def test_what_was_not_asked_for_ends_the_connection(peer: Peer, kept: Kept) -> None:
+    """It is never taken for the answer to the next GET."""
+    assert await ask(kept) == PAGE
+    peer.writers[0].write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold")
+    await until(peer.writers[0].is_closing, "the other end hangs up")
+    assert await ask(kept) == PAGE
+    assert peer.connections == 2
+
+
+async def test_chunks_are_put_together_and_leave_the_connection_usable(
+    peer: Peer, kept: Kept
+) -> None:
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\npa\r\n2\r\nge\r\n0\r\n\r\n"
+    )
+    peer.answer = lambda writes: writes.write(chunked)
+    assert [await ask(kept) for _ in range(2)] == [PAGE, PAGE]
+    assert peer.connections == 1
+
+
+async def test_a_body_that_is_too_long_is_cut_and_its_connection_closed(
+    peer: Peer, kept: Kept
+) -> None:
+    peer.answer = lambda writes: writes.write(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"#" * 5000
+    )
+    answer = await ask(kept)
+    assert isinstance(answer, Answer)
+    assert (answer.whole, answer.cut) == (False, "more than 1000 bytes came")
+    assert not kept.open
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_a_pod_with_an_ipv6_address_is_asked() -> None:
+    """Its address stands in brackets, in what is asked and in what is told."""
+    peer = Peer(page)
+    server = await asyncio.start_server(peer.serve, "::1", 0)
+    port = server.sockets[0].getsockname()[1]
+    kept = Kept(At("::1", port, "/metrics"))
+    assert await ask(kept) == PAGE
+    assert f"Host: [::1]:{port}\r\n".encode() in peer.requests[0]
+    assert str(kept.at) == f"http://[::1]:{port}/metrics"
+    kept.close()
+    server.close()
+    for writer in peer.writers:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_path_cannot_smuggle_in_a_header(peer: Peer) -> None:
+    """It comes from an annotation, which anybody may write who may make a pod."""
+    kept = Kept(At("127.0.0.1", peer.port, "/metrics HTTP/1.1\r\nAuthorization: x"))
+    answer = await ask(kept)
+    assert isinstance(answer, NoAnswer)
+    assert "a path with a blank in it" in answer.why
+    assert peer.requests == []

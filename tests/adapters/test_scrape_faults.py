@@ -88,7 +88,7 @@ FAULTS = [
     ),
     pytest.param(says(b"\x15\x03\x03\x00\x02\x02\x46"), "it speaks TLS", id="a TLS port"),
     pytest.param(resets, "failed: ", id="a connection that is reset"),
-    pytest.param(says(b""), "the connection ended before an answer", id="no answer"),
+    pytest.param(says(b""), "so does a port that speaks TLS", id="no answer"),
     pytest.param(says(b"\xff\xfe\x00 what?\r\n\r\n"), "what came is not HTTP", id="not HTTP"),
     pytest.param(says(of(CALM)[:-9]), "broke off", id="a truncated body"),
     pytest.param(

@@ -2,17 +2,20 @@
 """Pods that are asked beside the ticks: how often, how many at once, and what is not believed."""
 
 import asyncio
+import resource
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
+from time import thread_time
 
 import pytest
 
 from autoscaler.adapters.engines.growth import Look
-from autoscaler.adapters.engines.scraper import TRIED_PER_S, EngineScraper
-from autoscaler.adapters.plain_http import At
+from autoscaler.adapters.engines.page import Page, page_of
+from autoscaler.adapters.engines.scraper import TRIED_PER_S, EngineScraper, Room
+from autoscaler.adapters.plain_http import Answer, At, NoAnswer
 from autoscaler.core.signals import Measure, NoReading
 from tests.adapters.builders import a_service_id
 from tests.fakes import FakeClock
@@ -193,3 +196,74 @@ async def test_a_service_that_nobody_asks_about_any_more_is_forgotten(scraped: S
     await until(lambda: scraped.waiting("one") == 1, "the first look")
     scraped.clock.at_s += 61.0
     await until(lambda: scraped.why("one") == "one: not asked yet", "it is forgotten")
+
+
+async def test_where_there_are_too_many_pods_each_is_asked_less_often_and_that_is_told() -> None:
+    """Ten a second may be asked: of forty all have their turn, none twice before."""
+    pods, clock = Pods({f"pod-{n}": 1 for n in range(40)}), FakeClock(100.0)
+    server = await asyncio.start_server(pods.serve, "127.0.0.1", 0)
+    pods.port = server.sockets[0].getsockname()[1]
+    scraper = EngineScraper(clock=clock, random=Random(7), begun_per_s=10)
+    running = asyncio.create_task(scraper.run())
+    scraper.expect(SERVICE, pods.places())
+    await until(lambda: len(pods.asked) == 40, "the first looks")
+    pods.asked.clear()
+    why = ""
+    while len(pods.asked) < 40:
+        clock.at_s += 0.1
+        await asyncio.sleep(0.06)  # the scraper looks every 50 ms whose turn it is
+        why = scraper.health().why or why
+    assert set(pods.asked.values()) == {1}
+    assert clock.at_s > 104.0
+    assert "of 40 pods wait to be asked" in why
+    assert "more than can be asked every 1 s" in why
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    server.close()
+
+
+async def test_a_page_that_takes_long_to_read_is_read_less_often() -> None:
+    """No pod can have more than a twentieth of a core, whatever it writes."""
+    pods, clock = Pods({"one": 1}), FakeClock(100.0)
+    server = await asyncio.start_server(pods.serve, "127.0.0.1", 0)
+    pods.port = server.sockets[0].getsockname()[1]
+
+    def slowly(at: At, answer: Answer | NoAnswer) -> Page | NoReading:
+        ends_s = thread_time() + 0.15
+        while thread_time() < ends_s:
+            pass
+        return page_of(at, answer)
+
+    scraper = EngineScraper(clock=clock, random=Random(7), read=slowly)
+    running = asyncio.create_task(scraper.run())
+    scraper.expect(SERVICE, pods.places())
+    await until(lambda: isinstance(scraper.look(SERVICE, "one"), Look), "the first look")
+    while pods.asked["one"] < 2:
+        clock.at_s += 0.2
+        await asyncio.sleep(0.06)  # the scraper looks every 50 ms whose turn it is
+    assert clock.at_s > 102.5
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    server.close()
+
+
+async def test_pods_are_not_all_asked_at_the_same_moment(scraped: Scraped) -> None:
+    """A tenth of a second around their time each; the network sees a flow, not a wave."""
+    scraped.pods.waiting = {f"pod-{n}": 1 for n in range(50)}
+    scraped.expect()
+    await until(lambda: len(scraped.pods.asked) == 50, "the first looks")
+    await until(lambda: all(scraped.waiting(pod) for pod in scraped.pods.waiting), "the answers")
+    before = scraped.pods.asked.total()
+    scraped.clock.at_s += 1.0
+    await until(lambda: scraped.pods.asked.total() > before, "the first ones")
+    await asyncio.sleep(0.12)  # two of the scraper's rounds
+    assert 10 < scraped.pods.asked.total() - before < 40
+
+
+def test_connections_leave_files_to_the_rest_of_the_process() -> None:
+    """Whatever the system allows, kept ones and scrapes together are less than all of them."""
+    for files in (256, 1024, 20_000, 1 << 20):
+        room = Room.of(files)
+        assert 0 < room.kept + room.at_once + room.tried_at_once < files
+    assert Room.of(1024) == Room(kept=512, at_once=128, tried_at_once=256)
+    assert Room.of(resource.RLIM_INFINITY) == Room.of(1 << 20)

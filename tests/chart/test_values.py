@@ -5,6 +5,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from autoscaler import cluster_settings
 from autoscaler.app.activator import app as activator
 from autoscaler.cluster_settings import ClusterSettings
+from autoscaler.prometheus_settings import PrometheusSettings
 from docs import chart as pages
 from tests.chart.rendering import CHART, ROOT, Helm, Refused
 
@@ -66,6 +68,12 @@ def test_no_object_of_the_schema_takes_unknown_keys(path: str, node: dict[str, A
         ({"image": {"tag": "a b"}}, "tag"),
         ({"extraEnv": {"POD_IP": "10.0.0.1"}}, "POD_IP"),
         ({"monitoring": {"podMonitor": "yes"}}, "podMonitor"),
+        ({"prometheus": {"url": "prometheus:9090"}}, "url"),
+        ({"prometheus": {"url": "http://me:mine@prometheus:9090"}}, "url"),
+        (
+            {"prometheus": {"url": "http://p:9090", "secret": {"bearerToken": "token"}}},
+            "prometheus.secret.name: missing",
+        ),
     ],
     ids=lambda x: json.dumps(x) if isinstance(x, dict) else None,
 )
@@ -83,6 +91,49 @@ def test_a_parent_chart_may_hand_down_its_globals(helm: Helm) -> None:
 def test_defaults_are_those_of_the_code(helm: Helm) -> None:
     """The config file of an untouched chart says what the controller would do without one."""
     assert cluster_settings.parse(helm.render().config()) == ClusterSettings()
+
+
+def test_prometheus_is_asked_as_the_values_say(helm: Helm, tmp_path: Path) -> None:
+    """Its secrets are files of a Secret that the controller's pod mounts."""
+    secret = {"name": "mimir", "password": "pass", "ca": "ca.crt", "cert": "a.crt", "key": "a.key"}
+    rendered = helm.render(
+        {
+            "prometheus": {
+                "url": "https://mimir/prometheus",
+                "username": "tidegate",
+                "headers": {"X-Scope-OrgID": "team"},
+                "secret": secret,
+            }
+        }
+    )
+    pod = rendered.pods()["tidegate-controller"]["spec"]
+    (mounted,) = [v for v in pod["volumes"] if "secret" in v]
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == mounted["name"]]
+    assert mounted["secret"]["secretName"] == "mimir"
+    config = rendered.config()["prometheus"]
+    files = {name: config[name] for name in config if name.endswith("-file")}
+    for name, path in files.items():
+        assert Path(path).parent == Path(mount["mountPath"])
+        (tmp_path / Path(path).name).touch()
+        config[name] = str(tmp_path / Path(path).name)
+    said = cluster_settings.parse({"prometheus": config}).prometheus
+    assert said == PrometheusSettings(
+        "https://mimir/prometheus",
+        username="tidegate",
+        headers={"X-Scope-OrgID": "team"},
+        password_file=tmp_path / "pass",
+        ca_file=tmp_path / "ca.crt",
+        cert_file=tmp_path / "a.crt",
+        key_file=tmp_path / "a.key",
+    )
+
+
+def test_of_prometheus_the_defaults_are_those_of_the_code(helm: Helm) -> None:
+    """Naming one changes nothing else."""
+    rendered = helm.render({"prometheus.url": "http://p:9090"})
+    assert cluster_settings.parse(rendered.config()).prometheus == PrometheusSettings(
+        "http://p:9090"
+    )
 
 
 def test_the_drain_is_that_of_the_code() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from autoscaler.core.decide import decide, first_memory
 from autoscaler.core.lead_time import LeadTimes
-from autoscaler.core.policy import RateRule
+from autoscaler.core.policy import RateRule, Target
 from autoscaler.core.replicas import Replica, ReplicaState
-from autoscaler.core.signals import Measure, NoReading, Reading, reading
+from autoscaler.core.signals import Measure, NoReading, Reading, Signal, reading
 from autoscaler.core.zero import ZeroState
 from tests.builders import a_memory, a_policy, a_reading, a_snapshot
 
@@ -43,6 +43,24 @@ def test_a_reading_for_a_part_of_the_replicas_may_only_raise() -> None:
         snapshot = a_snapshot(at_s=at_s, scale=4, measures=measures)
         decision, memory = decide(snapshot, policy, memory, at_s)
         assert decision.replicas == 4
+
+
+def test_a_window_that_holds_a_part_of_the_replicas_may_only_raise() -> None:
+    """The mean is too low for as long, though all of them speak again."""
+    policy = a_policy(targets=(Target(Signal.QUEUE, 1.0),), scale_down=RateRule(window_s=0.0))
+    memory = first_memory(a_snapshot(scale=8), LeadTimes())
+    counts = {}
+    for at_s in range(30):
+        waiting = a_reading(8, at_s=at_s)
+        if at_s == 10:
+            waiting = a_reading(2, at_s=at_s, share_ratio=0.25)
+        elif at_s >= 20:
+            waiting = a_reading(4, at_s=at_s)
+        snapshot = a_snapshot(at_s=at_s, scale=8, measures={Measure.WAITING: waiting})
+        decision, memory = decide(snapshot, policy, memory, at_s)
+        counts[at_s] = decision.replicas
+    assert {count for at_s, count in counts.items() if at_s < 20} == {8}
+    assert counts[29] == 4
 
 
 def test_nothing_measured_at_all_holds() -> None:

@@ -18,11 +18,12 @@ NOT_METRICS: Final = "not in Prometheus' text format"
 
 # No expression here may take more than a time in proportion to the page: a pod could be hostile.
 _NUMBER = r"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[iI][nN][fF](?:inity)?|[nN][aA][nN])"
-_LABEL = r'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"[ \t]*'
+_QUOTED = r'[^"\\]*(?:\\.[^"\\]*)*'
+_LABEL = rf'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"({_QUOTED})"[ \t]*'
 _LINE = re.compile(
     # name {labels} value timestamp # exemplar
     r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)"
-    r'(?:[ \t]*\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}|(?=[ \t]))[ \t]*'
+    rf'(?:[ \t]*\{{([^"}}]*(?:"{_QUOTED}"[^"}}]*)*)\}}|(?=[ \t]))[ \t]*'
     rf"({_NUMBER})(?:[ \t]+({_NUMBER}))?[ \t]*(?:#.*)?\r?",
     re.ASCII,
 )
@@ -30,6 +31,7 @@ _LABELS = re.compile(rf"(?:{_LABEL}(?:,{_LABEL})*(?:,[ \t]*)?|[ \t]*)")
 _EACH_LABEL = re.compile(_LABEL)
 _ESCAPED = re.compile(r'\\([\\n"])')
 _ENDED = re.compile(r"^# EOF[ \t]*\r?\n?\Z", re.MULTILINE)
+_REMEMBERED: Final = 1024  # letters of labels
 _ANY_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
@@ -57,7 +59,7 @@ def samples(text: str, *, names: re.Pattern[str] | None = None) -> tuple[Sample,
     found = []
     for line in _lines_of(names or _ANY_NAME).findall(f"\n{text}"):
         match = _LINE.fullmatch(line)
-        labels = None if match is None else _labels(match[2] or "")
+        labels = None if match is None else _labels_of(match[2] or "")
         if match is None or labels is None:
             return NoReading(f"{NOT_METRICS}: {_shown(line)}")
         at_s = None if match[4] is None else float(match[4]) * unit_s
@@ -86,6 +88,11 @@ def _unbelievable(text: str) -> str | None:
 def _lines_of(names: re.Pattern[str]) -> re.Pattern[str]:
     """Finds the lines of these names. They begin at a newline, which is found fastest."""
     return re.compile(rf"\n[ \t]*(?:{names.pattern})(?![a-zA-Z0-9_:])[^\n]*", names.flags)
+
+
+def _labels_of(body: str) -> Mapping[str, str] | None:
+    """As `_labels`; what is remembered is short, so that no pod can fill our memory with it."""
+    return _labels(body) if len(body) <= _REMEMBERED else _labels.__wrapped__(body)
 
 
 @lru_cache(maxsize=8192)  # the same replica says the same labels a second later

@@ -11,6 +11,7 @@ from math import inf, isnan
 
 from autoscaler.adapters.engines.exposition import Sample
 from autoscaler.adapters.engines.notation import Line, Mean
+from autoscaler.adapters.engines.page import implausible
 from autoscaler.core.signals import NoReading
 
 ByName = Mapping[str, Sequence[Sample]]
@@ -98,8 +99,9 @@ def _mean(told: Mean, known: ByName, same_on: Collection[str]) -> Distribution |
 def _summed(name: str, known: ByName, same_on: Collection[str]) -> float | NoReading:
     values: dict[object, float] = {}
     for sample in known.get(name, ()):
-        if not 0 <= sample.value < inf:
-            return NoReading(f"{name} is {sample.value:g}")
+        why = implausible(sample, level=False)
+        if why is not None:
+            return NoReading(why)
         key = _apart(sample, same_on)
         values[key] = max(values.get(key, 0.0), sample.value)
     return sum(values.values()) if values else NoReading(f"{name} is not exposed")

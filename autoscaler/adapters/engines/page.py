@@ -85,10 +85,12 @@ def read_page(text: str) -> Page | NoReading:
 
 def recognised(text: str, *, among: Iterable[Engine] = ENGINES) -> Engine | None:
     """Whose metrics these are."""
-    page = f"\n{text}"
-    if "\n " in page or "\n\t" in page:  # lines may be indented
-        page = re.sub(r"\n[ \t]+", "\n", page)
-    return next((engine for engine in among if _wrote(engine, page)), None)
+    page, rows = f"\n{text}", tuple(among)
+    engine = next((engine for engine in rows if _wrote(engine, page)), None)
+    if engine is None and ("\n " in page or "\n\t" in page):
+        page = re.sub(r"\n[ \t]+", "\n", page)  # lines may be indented
+        engine = next((engine for engine in rows if _wrote(engine, page)), None)
+    return engine
 
 
 def _wrote(engine: Engine, page: str) -> bool:
@@ -96,7 +98,8 @@ def _wrote(engine: Engine, page: str) -> bool:
         at = page.find(f"\n{begins}")
         if at >= 0:
             line = page[at : page.find("\n", at + 1)]
-            return not engine.known_label or f'{engine.known_label}="' in line
+            label = engine.known_label
+            return not label or re.search(rf'[{{, ]{label}="', line) is not None
     return False
 
 

@@ -3,8 +3,8 @@
 
 Pods that answer have a lane of their own, so that a cluster full of pods that do not never keeps
 them waiting. Both lanes are bounded in what runs at once and in how many scrapes begin a second:
-beyond `BEGUN_PER_S` answering pods each is asked less often, and what is older than `STALE_S` is no
-reading (rule D1).
+where pods that answer must wait for their turn each is asked less often, which `health` says, and
+what is older than `STALE_S` is no reading (rule D1).
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
+from time import thread_time
 from typing import Final
 
 from autoscaler.adapters.engines.growth import STALE_S, Look, followed_up
@@ -29,25 +30,52 @@ JITTER_RATIO: Final = 0.1
 LONGEST_BACK_OFF_S: Final = 10.0
 ROUND_S: Final = 0.05  # how often it is looked whose turn it is
 FORGOTTEN_AFTER_S: Final = 60.0  # a service that nobody asks about any more
-BEGUN_PER_S: Final = 1_000  # of pods that answer: two fifths of a core, if their pages are long
+BEGUN_PER_S: Final = 2_500  # of pods that answer: two thirds of a core, if their pages are long
 TRIED_PER_S: Final = 500  # of pods that do not: a twentieth of a core, where nothing listens
-KEPT_MOST: Final = 8192  # connections that stay open; of a process' files no more than half
+READ_MOST_RATIO: Final = 0.05  # of a core for one pod: a page that takes long is read less often
+LATE_S: Final = 0.5  # that a pod's turn is late is told from here on
+
+# Of the files that a process may have open: connections that stay open, scrapes of pods that
+# answer, and of those that do not. A busy server may take half a second for its metrics, so that
+# two thousand pods need a thousand scrapes at once; each may hold `SCRAPE_MAX_BYTES`.
+KEPT_MOST: Final = 8_192
+AT_ONCE_MOST: Final = 512
+TRIED_AT_ONCE_MOST: Final = 256
 
 
-def kept_most(files: int) -> int:
-    """How many connections may stay open in a process that may have so many files."""
-    return KEPT_MOST if files == resource.RLIM_INFINITY else min(KEPT_MOST, files // 2)
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many connections there may be."""
+
+    kept: int
+    at_once: int
+    tried_at_once: int
+
+    @classmethod
+    def of(cls, files: int) -> "Room":
+        """For a process that may open so many files: an eighth of them is left to the rest."""
+        if files == resource.RLIM_INFINITY:
+            return cls(KEPT_MOST, AT_ONCE_MOST, TRIED_AT_ONCE_MOST)
+        return cls(
+            kept=min(KEPT_MOST, files // 2),
+            at_once=min(AT_ONCE_MOST, files // 8),
+            tried_at_once=min(TRIED_AT_ONCE_MOST, files // 4),
+        )
 
 
 @dataclass(slots=True, eq=False)
 class _Pod:
-    """One pod and what it said. `last`: its newest look, however old; `failures` in a row."""
+    """One pod and what it said. `last`: its newest look, however old; `failures` in a row.
+
+    `turn_s`: when its turn came last.
+    """
 
     kept: Kept
     pod_id: str
     why: NoReading
     last: Look | None = None
     failures: int = 0
+    turn_s: float = 0.0
     expected: bool = True
     busy: bool = False
 
@@ -68,6 +96,10 @@ class _Lane:
 
     def __post_init__(self) -> None:
         self.unused = self.begun_per_s / 4
+
+    def late_s(self, now_s: float) -> float:
+        """For how long whoever is next waits for its turn."""
+        return now_s - self.turns[0][1] if self.turns else 0.0
 
     def begin(self, elapsed_s: float) -> list[_Pod]:
         self.unused = min(self.unused + elapsed_s * self.begun_per_s, self.begun_per_s / 4)
@@ -96,20 +128,22 @@ class EngineScraper:
         *,
         clock: Clock,
         random: Random,
+        begun_per_s: float = BEGUN_PER_S,
         read: Callable[[At, Answer | NoAnswer], Page | NoReading] = page_of,
     ) -> None:
         """`read`: what an answer says; it does no I/O and takes a fraction of a millisecond."""
+        room = Room.of(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._clock = clock
         self._random = random
         self._read = read
         self._services: dict[ServiceId, _Expected] = {}
-        self._answering = _Lane(at_once=128, begun_per_s=BEGUN_PER_S)
-        self._others = _Lane(at_once=256, begun_per_s=TRIED_PER_S)
+        self._answering = _Lane(at_once=room.at_once, begun_per_s=begun_per_s)
+        self._others = _Lane(at_once=room.tried_at_once, begun_per_s=TRIED_PER_S)
         self._due: list[tuple[float, int, _Pod]] = []
         self._number = count()
         self._scrapes: set[asyncio.Task[None]] = set()
         self._open: set[_Pod] = set()
-        self._kept_most = kept_most(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._kept_most = room.kept
         self._asked = self._failed = 0  # scrapes that ended
         self._answered_at_s: float | None = None
 
@@ -117,11 +151,21 @@ class EngineScraper:
         """How the scrapes fare; what is wrong is told of the pods that are expected now."""
         pods = [pod for of in self._services.values() for pod in of.pods.values()]
         failing = [pod for pod in pods if pod.failures]
-        why = f"{len(failing)} of {len(pods)} pods fail: {failing[0].why.why}" if failing else None
-        age_s = None
-        if self._answered_at_s is not None:
-            age_s = self._clock.now_s() - self._answered_at_s
-        return SourceHealth("engine metrics", why, age_s, self._asked, self._failed)
+        whys = []
+        if failing:
+            whys.append(f"{len(failing)} of {len(pods)} pods fail: {failing[0].why.why}")
+        now_s = self._clock.now_s()
+        late_s = self._answering.late_s(now_s)
+        if late_s > LATE_S:
+            whys.append(
+                f"{len(self._answering.turns)} of {len(pods)} pods wait to be asked, the first "
+                f"for {late_s:.1f} s: they are more than can be asked every {PERIOD_S:g} s, or "
+                "answer too slowly"
+            )
+        age_s = None if self._answered_at_s is None else now_s - self._answered_at_s
+        return SourceHealth(
+            "engine metrics", "; ".join(whys) or None, age_s, self._asked, self._failed
+        )
 
     def expect(self, service: ServiceId, places: Mapping[str, At]) -> None:
         """Say which pods a service has now, by id; new ones are asked at once.
@@ -177,6 +221,7 @@ class EngineScraper:
             self._forget(service)
         while self._due and self._due[0][0] <= now_s:
             due_s, number, pod = heappop(self._due)
+            pod.turn_s = due_s
             lane = self._answering if pod.answers else self._others
             heappush(lane.turns, (pod.failures, due_s, number, pod))
         for lane in (self._answering, self._others):
@@ -197,24 +242,34 @@ class EngineScraper:
             pod.busy = False
             lane.running -= 1
         (self._open.add if pod.kept.open else self._open.discard)(pod)
+        began_s = thread_time()
         page = self._read(pod.kept.at, answer)
+        read_s = thread_time() - began_s
+        self._note(pod, page)
+        if not pod.expected:
+            self._drop(pod)
+            return
+        pause_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
+        pause_s = min(max(pause_s, read_s / READ_MOST_RATIO), LONGEST_BACK_OFF_S)
+        # From turn to turn, so that waiting for it and for the answer does not add to the period.
+        spent_s = 0.0 if pod.failures else self._clock.now_s() - pod.turn_s
+        self._when(pod, pause_s, spent_s=spent_s)
+
+    def _note(self, pod: _Pod, page: Page | NoReading) -> None:
         self._asked += 1
         if isinstance(page, NoReading):
             self._failed += 1
             pod.why = NoReading(f"{pod.pod_id}: {page.why}")
             pod.failures += 1
         else:
-            pod.last = followed_up(page, at_s=self._clock.now_s(), before=pod.last)
-            pod.failures = 0
             self._answered_at_s = self._clock.now_s()
-        if pod.expected:
-            back_off_s = PERIOD_S * 2.0 ** min(max(pod.failures - 1, 0), 10)
-            self._when(pod, min(back_off_s, LONGEST_BACK_OFF_S))
-        else:
-            self._drop(pod)
+            pod.last = followed_up(page, at_s=self._answered_at_s, before=pod.last)
+            pod.failures = 0
 
-    def _when(self, pod: _Pod, in_s: float) -> None:
-        in_s *= 1 + self._random.uniform(-JITTER_RATIO, JITTER_RATIO)
+    def _when(self, pod: _Pod, pause_s: float, *, spent_s: float = 0.0) -> None:
+        """Its turn comes after a pause, of which `spent_s` is over; half of it is always left."""
+        pause_s *= 1 + self._random.uniform(-JITTER_RATIO, JITTER_RATIO)
+        in_s = max(pause_s - spent_s, pause_s / 2)
         heappush(self._due, (self._clock.now_s() + in_s, next(self._number), pod))
 
     def _forget(self, service: ServiceId) -> None:

@@ -130,6 +130,25 @@ def _either(first: Written, second: Written) -> Written:
     }
 
 
+def _trtllm(prefix: str) -> Written:
+    """TensorRT-LLM's own server; the first ones that told anything had no prefix."""
+    names: Written = {
+        Measure.IN_FLIGHT: "~num_requests_running + ~num_requests_waiting",
+        Measure.WAITING: "~num_requests_waiting",
+        Measure.REQUESTS_TOTAL: "~request_success_total | ~num_requests_completed_total",
+        Measure.TOKENS_TOTAL: "~generation_tokens_total",
+        Measure.PROMPT_TOKENS_TOTAL: "~prompt_tokens_total",
+        Measure.KV_USED: "~kv_cache_utilization",
+        Detail.RUNNING: "~num_requests_running",
+        Detail.RUNNING_MAX: "~max_num_active_requests",
+        Times.TTFT: "~time_to_first_token_seconds",
+        Times.ITL: "~time_per_output_token_seconds",
+        Times.E2E: "~e2e_request_latency_seconds",
+        Times.QUEUE: "~request_queue_time_seconds",
+    }
+    return {quantity: line.replace("~", prefix) for quantity, line in names.items()}
+
+
 _TRITON_REQUESTS = "nv_inference_request_success + nv_inference_request_failure?"
 
 # Triton gives totals of microseconds, and histograms and summaries where they were asked for.
@@ -149,20 +168,6 @@ _TRITON: Written = {
 # with what is in flight, both prove that nothing came. A request whose client left early is in the
 # totals of few engines; nobody waits for it.
 ENGINES: tuple[Engine, ...] = (
-    _engine(
-        "tidegate worker",
-        "tidegate",
-        known_by=("tidegate_worker_",),
-        tells={
-            Measure.IN_FLIGHT: "tidegate_worker_requests_in_flight",
-            Measure.WAITING: "tidegate_worker_queue_depth",
-            Measure.REQUESTS_TOTAL: "tidegate_worker_requests_arrived_total",
-            Measure.REQUEST_SECONDS_TOTAL: "tidegate_worker_request_seconds_total",
-            Detail.RUNNING: "tidegate_worker_requests_in_flight - tidegate_worker_queue_depth",
-            Times.E2E: "tidegate_worker_request_duration_seconds",
-            Times.QUEUE: "tidegate_worker_queue_duration_seconds",
-        },
-    ),
     # Its vLLM backend labels samples as Triton does; vLLM itself has no label `version`.
     _engine(
         "Triton with vLLM",
@@ -171,6 +176,8 @@ ENGINES: tuple[Engine, ...] = (
         known_label="version",
         tells={
             **_either(_vllm("vllm:"), _TRITON),
+            Measure.IN_FLIGHT: "vllm:num_requests_running + vllm:num_requests_waiting"
+            " + nv_inference_pending_request_count?",
             Measure.REQUESTS_TOTAL: f"{_TRITON_REQUESTS} | vllm:request_success_total"
             " | vllm:e2e_request_latency_seconds_count",
         },
@@ -252,23 +259,24 @@ ENGINES: tuple[Engine, ...] = (
     _engine(
         "trtllm-serve",
         "trtllm",
-        known_by=("trtllm_",),
-        tells={
-            Measure.IN_FLIGHT: "trtllm_num_requests_running + trtllm_num_requests_waiting",
-            Measure.WAITING: "trtllm_num_requests_waiting",
-            Measure.REQUESTS_TOTAL: "trtllm_request_success_total"
-            " | trtllm_num_requests_completed_total",
-            Measure.TOKENS_TOTAL: "trtllm_generation_tokens_total",
-            Measure.PROMPT_TOKENS_TOTAL: "trtllm_prompt_tokens_total",
-            Measure.KV_USED: "trtllm_kv_cache_utilization",
-            Detail.RUNNING: "trtllm_num_requests_running",
-            Detail.RUNNING_MAX: "trtllm_max_num_active_requests",
-            Times.TTFT: "trtllm_time_to_first_token_seconds",
-            Times.ITL: "trtllm_time_per_output_token_seconds",
-            Times.E2E: "trtllm_e2e_request_latency_seconds",
-            Times.QUEUE: "trtllm_request_queue_time_seconds",
-        },
+        known_by=("trtllm_", "trtllm:"),  # the latter is Dynamo's older prefix
+        tells=_either(_trtllm("trtllm_"), _trtllm("trtllm:")),
         born_late=True,
+    ),
+    # It exposes names of Triton too, for dashboards, and so comes before Triton.
+    _engine(
+        "tidegate worker",
+        "tidegate",
+        known_by=("tidegate_worker_",),
+        tells={
+            Measure.IN_FLIGHT: "tidegate_worker_requests_in_flight",
+            Measure.WAITING: "tidegate_worker_queue_depth",
+            Measure.REQUESTS_TOTAL: "tidegate_worker_requests_arrived_total",
+            Measure.REQUEST_SECONDS_TOTAL: "tidegate_worker_request_seconds_total",
+            Detail.RUNNING: "tidegate_worker_requests_in_flight - tidegate_worker_queue_depth",
+            Times.E2E: "tidegate_worker_request_duration_seconds",
+            Times.QUEUE: "tidegate_worker_queue_duration_seconds",
+        },
     ),
     # "active" are those that are scheduled and those that wait; older ones do not tell the last.
     _engine(
@@ -279,7 +287,9 @@ ENGINES: tuple[Engine, ...] = (
             **_TRITON,
             Measure.IN_FLIGHT: 'nv_trt_llm_request_metrics{request_type="scheduled"}'
             ' + nv_trt_llm_request_metrics{request_type="waiting"}'
-            ' | nv_trt_llm_request_metrics{request_type="active"}',
+            " + nv_inference_pending_request_count?"
+            ' | nv_trt_llm_request_metrics{request_type="active"}'
+            " + nv_inference_pending_request_count?",
             Measure.WAITING: 'nv_trt_llm_request_metrics{request_type="waiting"}'
             ' | nv_trt_llm_request_metrics{request_type="active"}'
             ' - nv_trt_llm_request_metrics{request_type="scheduled"}',
@@ -334,7 +344,15 @@ ENGINES: tuple[Engine, ...] = (
             Times.E2E: "request_predict_seconds",
         },
     ),
-    # vLLM's names without a prefix: last, because they could be anybody's.
+    # From here on names without a prefix: last, because they could be anybody's.
+    _engine(
+        "trtllm-serve 1.1",
+        "trtllm",
+        known_by=("request_success_total", "time_to_first_token_", "e2e_request_latency_"),
+        known_label="engine_type",
+        tells=_trtllm(""),
+        born_late=True,
+    ),
     _engine(
         "NIM",
         "nim",

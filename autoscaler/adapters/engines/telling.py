@@ -117,7 +117,7 @@ def _read(
     """What is told under these names, and why the rest is not."""
     found, absent = {}, {}
     for name, quantity in names.items():
-        ways = _ways(engine, quantity)
+        ways = told_by(engine, quantity)
         values = None if ways is None else series(ways, known, engine=engine, of=quantity)
         if isinstance(values, Mapping):
             found[name] = max(0.0, sum(values.values()))
@@ -126,7 +126,8 @@ def _read(
     return found, absent
 
 
-def _ways(engine: Engine, quantity: Measure | Detail) -> Ways | None:
+def told_by(engine: Engine, quantity: Measure | Detail) -> Ways | None:
+    """What an engine tells a quantity by; None: it does not."""
     if isinstance(quantity, Measure):
         return engine.samples.get(quantity)
     return engine.details.get(quantity)

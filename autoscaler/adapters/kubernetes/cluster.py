@@ -30,7 +30,7 @@ from autoscaler.adapters.kubernetes.resources import PODS, Resource
 from autoscaler.adapters.plain_http import At
 from autoscaler.core.policy import ServicePolicy
 from autoscaler.core.replicas import Replica, ReplicaState
-from autoscaler.core.signals import ServiceId
+from autoscaler.core.signals import Query, ServiceId
 from autoscaler.core.zero import SWITCHED_OFF
 from autoscaler.errors import GiveUp, RetryLater, TidegateError
 from autoscaler.manifests import Wanted
@@ -220,6 +220,12 @@ class KubernetesCluster:
         if governed.places is None:
             governed.places = self._places(governed)
         return governed.places
+
+    def queries(self, service: ServiceId) -> tuple[Query, ...]:
+        """The targets of a service that are PromQL."""
+        governed = self.governed.get(service)
+        policy = None if governed is None else governed.policy
+        return () if policy is None else policy.queries
 
     def services_before(self, governed: Governed) -> list[KubeService]:
         """The Services that select a service's pods, by name."""

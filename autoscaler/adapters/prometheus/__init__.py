@@ -2,7 +2,7 @@
 """Signals from a Prometheus that already knows the cluster; also from Thanos or Mimir.
 
 Read `source.py` first: what is told of a service. `queries.py`: what is asked, and what an answer
-says of each pod. `client.py`: how it is asked.
+says of each pod; `targets.py`: the same for users' own queries. `client.py`: how it is asked.
 """
 
 from autoscaler.adapters.prometheus.client import PrometheusClient

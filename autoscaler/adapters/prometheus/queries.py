@@ -6,7 +6,7 @@ the numbers and for their time, told apart by a label; a number without its time
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Final
@@ -67,7 +67,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One signal of all pods; `ways`: of those that a pod has, the first counts."""
+    """One signal of all pods; `ways`: the one that a pod has most of counts, then the first."""
 
     signal: Signal
     promql: str
@@ -108,13 +108,19 @@ def told_by_pods(question: Question, samples: Sequence[Sample]) -> Mapping[Place
 
 def _told(question: Question, parts: Mapping[str, float], *, at_s: float) -> Told | NoReading:
     whys = []
-    for way in question.ways:
-        if any(use.part + TIME in parts for use in way.uses):
+    # Two engines may share names, and one has more of them: the way that a pod has most of.
+    for way in sorted(question.ways, key=lambda way: -_had(way, parts)):
+        if _had(way, parts):
             told = _by_one_way(way, parts, at_s=at_s, window_s=question.window_s)
             if isinstance(told, Told):
                 return told
             whys.append(told)
     return whys[0] if whys else NoReading(f"{question.signal} has no time")
+
+
+def _had(way: Way, parts: Mapping[str, float]) -> int:
+    """How many of a way's parts there are."""
+    return sum(use.part + TIME in parts for use in way.uses)
 
 
 def _by_one_way(
@@ -155,7 +161,15 @@ class _Parts:
         return self._numbers[value]
 
     def __str__(self) -> str:
-        return " or ".join(self._terms)
+        return _joined(self._terms)
+
+
+def _joined(terms: Sequence[str]) -> str:
+    """All of them, in pairs of pairs: each `or` copies what stands on both of its sides."""
+    if len(terms) <= 1:
+        return "".join(terms)
+    half = len(terms) // 2
+    return f"({_joined(terms[:half])} or {_joined(terms[half:])})"
 
 
 def _of_engines(signal: Signal, *, window_s: float) -> Question:
@@ -173,13 +187,19 @@ def _use(line: Line, engine: Engine, measure: Measure, parts: _Parts, *, window_
     """A line's number for each pod: a level's sum, the mean of parts of a whole, or a rate."""
     wholes = (f'{label}=""' for label in sorted(engine.whole_on))
     where = (f'{label}="{value}"' for label, value in line.where.items())
-    matchers = ", ".join((*where, *wholes))
+    matchers = ", ".join((*where, *wholes, *_known(engine, line)))
     seen = f"{line.name}{{{matchers}}}" if matchers else line.name
     level = seen if measure in LEVELS else f"rate({seen}[{window_s * 1000:.0f}ms])"
     once = ", ".join(sorted({*SCRAPED_BY, *engine.same_on}))
     combined = "avg" if measure in PARTS else "sum"
     value = f"{combined} by ({WHOSE}) (max without ({once}) ({level}))"
     return Use(parts.number(value, seen=seen), str(line), line.factor, line.optional)
+
+
+def _known(engine: Engine, line: Line) -> Iterator[str]:
+    """What tells this engine's series from those of another that uses the same names."""
+    if engine.known_label and line.name.startswith(engine.known_by):
+        yield f'{engine.known_label}!=""'
 
 
 def _of_gpus(*, window_s: float) -> Question:

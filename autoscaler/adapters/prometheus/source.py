@@ -6,7 +6,6 @@ what it said before is no reading: what a silent Prometheus last said lowers no 
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from autoscaler.adapters.prometheus.queries import (
     Place,
     Question,
     Told,
-    place_of,
     questions,
     told_by_pods,
 )
+from autoscaler.adapters.prometheus.targets import filled, value_for
 from autoscaler.core.signals import (
     Measures,
     NoReading,
@@ -113,12 +112,13 @@ class PrometheusSignalSource:
             question.signal: not_asked for question in self._questions
         }
         self._own: dict[str, _Given | NoReading] = {}  # by PromQL
+        self._tried: dict[str, tuple[bool, float]] = {}  # whether it failed, and when
         self._asked_about: dict[ServiceId, float] = {}  # when last
         self._kept: dict[ServiceId, _Kept] = {}
         self._round = 0
         self._news = asyncio.Event()  # a query that was not asked yet
         self._free = asyncio.Semaphore(AT_ONCE)
-        self._trouble: str | None = "not asked yet"
+        self._trouble: str | None = None  # who stands by asks nothing, and knows of no trouble
         self._answered_at_s: float | None = None
         self._asked = self._failed = 0  # queries
 
@@ -167,16 +167,14 @@ class PrometheusSignalSource:
         self._round += 1
 
     async def history(
-        self, service: ServiceId, signal: Signal, *, window_s: float, step_s: float
-    ) -> list[tuple[float, float]]:
+        self, services: Collection[ServiceId], signal: Signal, *, window_s: float, step_s: float
+    ) -> Mapping[ServiceId, list[tuple[float, float]]]:
         """How long ago a signal had which value, oldest first; only where every pod told it.
 
-        The pods are those that are ready now. Raises `RetryLater`, `GiveUp`.
+        One query for all services. Their pods are those that are ready now. Raises `RetryLater`,
+        `GiveUp`.
         """
-        question = next((q for q in self._questions if q.signal is signal), None)
-        pods = self._pods(service)
-        if question is None or not pods:
-            return []
+        question = next(q for q in self._questions if q.signal is signal)
         now_s = self._wall_s()
         samples = await self._client.query_range(
             question.promql, from_s=now_s - window_s, to_s=now_s, step_s=step_s
@@ -184,14 +182,20 @@ class PrometheusSignalSource:
         moments: dict[float, list[Sample]] = {}
         for sample in samples:
             moments.setdefault(sample.at_s, []).append(sample)
-        values = []
+        past: dict[ServiceId, list[tuple[float, float]]] = {service: [] for service in services}
         for at_s in sorted(moments):
             told = told_by_pods(question, moments[at_s])
-            of_pods = [told.get((service.namespace, pod)) for pod in pods]
-            fresh = [t.value for t in of_pods if isinstance(t, Told) and self._is_fresh(t.age_s)]
-            if len(fresh) == len(pods):
-                values.append((now_s - at_s, sum(fresh)))
-        return values
+            for service, values in past.items():
+                whole = self._whole(told, service)
+                if whole is not None:
+                    values.append((now_s - at_s, whole))
+        return past
+
+    def _whole(self, told: Mapping[Place, Told | NoReading], service: ServiceId) -> float | None:
+        """The sum over a service's pods, if each of them told something fresh."""
+        of_pods = [told.get((service.namespace, pod)) for pod in self._pods(service)]
+        fresh = [t.value for t in of_pods if isinstance(t, Told) and self._is_fresh(t.age_s)]
+        return sum(fresh) if fresh and len(fresh) == len(of_pods) else None
 
     # One round
 
@@ -211,15 +215,12 @@ class PrometheusSignalSource:
 
     async def _ask_own(self, wanted: Collection[str]) -> None:
         """Ask the users' queries; those that wait the longest first, those that failed last."""
-        known = {promql: self._own.get(promql) for promql in wanted}
-        self._own = {promql: seen or NoReading("not asked yet") for promql, seen in known.items()}
-
-        def turn(promql: str) -> tuple[bool, float]:
-            seen = known[promql]
-            return isinstance(seen, NoReading), seen.at_s if isinstance(seen, _Given) else 0.0
-
+        not_asked = NoReading("not asked yet")
+        self._own = {promql: self._own.get(promql, not_asked) for promql in wanted}
+        self._tried = {promql: self._tried.get(promql, (False, 0.0)) for promql in wanted}
         ends_s = self._clock.now_s() + QUERIES_PER_ROUND_S
-        await asyncio.gather(*(self._ask_one(p, ends_s) for p in sorted(wanted, key=turn)))
+        in_turn = sorted(wanted, key=self._tried.__getitem__)
+        await asyncio.gather(*(self._ask_one(promql, ends_s) for promql in in_turn))
 
     async def _ask_one(self, promql: str, ends_s: float) -> None:
         async with self._free:
@@ -229,8 +230,10 @@ class PrometheusSignalSource:
                 samples = await self._ask(promql)
             except (GiveUp, RetryLater) as trouble:
                 self._own[promql] = NoReading(str(trouble))
+                self._tried[promql] = (True, self._clock.now_s())
             else:
                 self._own[promql] = _Given(samples, self._clock.now_s())
+                self._tried[promql] = (False, self._clock.now_s())
 
     async def _ask(self, promql: str) -> list[Sample]:
         self._asked += 1
@@ -256,7 +259,7 @@ class PrometheusSignalSource:
     def _wanted(self) -> dict[str, None]:
         """The users' queries, each once."""
         return {
-            _filled(query, service): None
+            filled(query, service): None
             for service in self._asked_about
             for query in self._queries(service)
         }
@@ -292,7 +295,7 @@ class PrometheusSignalSource:
             for signal, seen in self._signals.items():
                 measures[signal] = self._signal(service, pods, seen, now_s)
         for query in queries:
-            measures[query] = self._query(service, pods, _filled(query, service), now_s)
+            measures[query] = self._query(service, pods, filled(query, service), now_s)
         told = [seen.at_s for seen in measures.values() if isinstance(seen, Reading)]
         until_s = min(told, default=now_s) + self._settings.stale_after_s
         return _Kept(self._round, pods, queries, measures, until_s)
@@ -338,7 +341,7 @@ class PrometheusSignalSource:
             return NoReading(f"{NAME}: {given.why}")
         if not self._is_fresh(now_s - given.at_s):
             return NoReading(f"{NAME}: {_why_stale(now_s - given.at_s)}")
-        total = _value_of(given.samples, service, pods)
+        total = value_for(service, given.samples, pods=pods)
         if isinstance(total, NoReading):
             return NoReading(f"{NAME}: {total.why}")
         value, share_ratio = total
@@ -348,43 +351,7 @@ class PrometheusSignalSource:
         return -SKEW_MOST_S <= age_s <= self._settings.stale_after_s
 
 
-def _value_of(
-    samples: Sequence[Sample], service: ServiceId, pods: Collection[str]
-) -> tuple[float, float] | NoReading:
-    """The value of a user's query for one service, and the share of the pods it speaks for.
-
-    A series that names a pod of the service's namespace speaks for that pod alone: what one of
-    three pods says must never pass for the whole.
-    """
-    if not samples:
-        return NoReading("the query gives no series")
-    places = [place_of(sample.labels) for sample in samples]
-    near = [bool(pod) and where in ("", service.namespace) for where, pod in places]
-    ours = {pod for (_, pod), is_near in zip(places, near, strict=True) if is_near and pod in pods}
-    if ours:
-        values = (
-            sample.value
-            for sample, (_, pod), is_near in zip(samples, places, near, strict=True)
-            if is_near and pod in ours
-        )
-        return sum(values), len(ours) / len(pods)
-    if len(samples) > 1:
-        return NoReading(f"the query gave {len(samples)} series; aggregate it with sum()")
-    if near[0]:
-        return NoReading(
-            f"the query gave one series of {places[0][1]}, which is none of the service's ready "
-            f"pods; wrap it in sum() if it speaks for the whole service"
-        )
-    return samples[0].value, 1.0
-
-
 def _why_stale(age_s: float) -> str:
     if age_s < 0:
         return f"its newest sample is from {-age_s:.0f} s in the future"
     return f"its newest sample is {age_s:.0f} s old"
-
-
-def _filled(query: Query, service: ServiceId) -> str:
-    """The query with the service's own names in place of `$NAMESPACE` and `$NAME`."""
-    names = {"NAMESPACE": service.namespace, "NAME": service.name}
-    return re.sub(r"\$(NAMESPACE|NAME)\b", lambda found: names[found[1]], query.promql)

@@ -478,3 +478,45 @@ async def test_pods_are_asked_over_http_beside_the_ticks() -> None:
     await until(lambda: demand.blind(SERVICE), "the pod is gone")
     scrapes.cancel()
     await asyncio.gather(scrapes, return_exceptions=True)
+
+
+async def test_kv_use_is_summed_over_the_pods_that_tell() -> None:
+    """And speaks for those alone; a pod whose cache is unknown is not one with an empty cache."""
+    world = World()
+    half = "vllm:num_requests_running 1\nvllm:kv_cache_usage_perc 0.5\n"
+    full = half.replace("0.5", "1.0")
+    measures = await world.seconds(a=half, b=full, c=vllm(), d=DOWN)
+    assert value(measures, Measure.KV_USED) == 1.5
+    assert share(measures, Measure.KV_USED) == 0.5
+    unknown = await world.seconds(a=vllm(), b=vllm())
+    assert unknown[Measure.KV_USED] == NoReading(
+        "vllm:kv_cache_usage_perc is not exposed, nor is vllm:gpu_cache_usage_perc"
+    )
+
+
+async def test_prompt_tokens_are_counted_from_look_to_look() -> None:
+    """What a pod had taken in before it was first seen is old."""
+    world = World()
+    await world.seconds(a="vllm:prompt_tokens_total 900\n")
+    page = "vllm:prompt_tokens_total 960\n"
+    assert await world.rise(Measure.PROMPT_TOKENS_TOTAL, a=page) == 60
+
+
+async def test_an_engine_without_a_kv_cache_says_nothing_of_it() -> None:
+    """Nobody asks it, so nothing is missing."""
+    world = World()
+    measures = await world.seconds(a=our_worker())
+    assert Measure.KV_USED not in measures
+    assert Measure.PROMPT_TOKENS_TOTAL not in measures
+
+
+async def test_of_two_engines_one_that_has_no_queue_hides_none_of_the_other_s() -> None:
+    """As while a new version replaces the old: whichever is named last."""
+    world = World()
+    for pages in ({"a": vllm(4, waiting=9), "b": kserve(1)}, {"b": kserve(1), "a": DOWN}):
+        measures = await world.seconds(**pages)
+        assert WAITING in measures
+    assert isinstance(measures[WAITING], NoReading)
+    measures = await world.seconds(a=vllm(4, waiting=9), b=kserve(1))
+    assert (value(measures, WAITING), share(measures, WAITING)) == (9, 0.5)
+    assert WAITING not in await world.seconds(b=kserve(1))

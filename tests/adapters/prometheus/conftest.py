@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 
 from autoscaler.core.signals import ServiceId
+from tests.adapters.prometheus.between import Between
 from tests.adapters.prometheus.real import Pages, RealPrometheus, program
 
 
@@ -51,3 +52,11 @@ _NUMBERS = count()
 def chat() -> ServiceId:
     """A service that no other test has told Prometheus of."""
     return ServiceId(f"team-{next(_NUMBERS)}", "chat")
+
+
+@pytest.fixture
+def between(prometheus: RealPrometheus) -> Iterator[Between]:
+    """Hands on to the real Prometheus."""
+    between = Between(prometheus.port)
+    yield between
+    between.stop()

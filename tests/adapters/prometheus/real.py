@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Prometheus on this machine, and the pages that it scrapes; only this file starts one."""
 
+import asyncio
 import http.client
 import os
 import shutil
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -167,3 +168,11 @@ class RealPrometheus:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+async def wait_for(holds: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; fail with what was waited for."""
+    ends_s = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < ends_s, f"not within {WITHIN_S:g} s: {what}"
+        await asyncio.sleep(0.05)

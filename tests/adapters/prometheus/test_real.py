@@ -124,6 +124,28 @@ async def test_what_the_exporter_of_gpus_says_of_a_pod_is_the_pods(
     assert seen.share_ratio == 0.75
 
 
+async def test_engines_that_share_names_are_told_apart(
+    prometheus: RealPrometheus, pages: Pages, chat: ServiceId
+) -> None:
+    """An older vLLM counts what is swapped out; within Triton, what Triton itself holds back."""
+    old, within = ({"namespace": chat.namespace, "pod": pod} for pod in ("chat-a", "chat-b"))
+    triton = {**within, "version": "1", "model": "m"}
+    pages.text = page(
+        [
+            ("vllm:num_requests_running", old, 1),
+            ("vllm:num_requests_waiting", old, 2),
+            ("vllm:num_requests_swapped", old, 4),
+            ("vllm:num_requests_running", triton, 10),
+            ("vllm:num_requests_waiting", triton, 20),
+            ("nv_inference_pending_request_count", triton, 40),
+        ]
+    )
+    world = World(prometheus.url, {chat: ["chat-a", "chat-b"]})
+    async with running(world):
+        await until(lambda: world.value(Signal.CONCURRENCY), world)
+        assert await world.value(Signal.CONCURRENCY) == 77
+
+
 async def test_a_pod_that_is_scraped_twice_counts_once(
     prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
@@ -282,15 +304,16 @@ async def test_the_last_minutes_can_be_had_after_a_restart(
     prometheus: RealPrometheus, pages: Pages, chat: ServiceId
 ) -> None:
     """Each with its age, and only where every pod told it."""
+    signal = Signal.CONCURRENCY
     pages.text = page(vllm(chat, "chat-a", running=3))
     world = World(prometheus.url, {chat: ["chat-a"]})
     async with running(world):
         await until(lambda: world.value(Signal.CONCURRENCY), world)
         scraped = pages.scrapes
         await until(lambda: _after(pages, scraped + 3), world)
-        past = await world.source.history(chat, Signal.CONCURRENCY, window_s=60.0, step_s=1.0)
+        past = (await world.source.history([chat], signal, window_s=60.0, step_s=5.0))[chat]
         world.pods[chat] = ["chat-a", "chat-b"]
-        half = await world.source.history(chat, Signal.CONCURRENCY, window_s=60.0, step_s=1.0)
+        half = (await world.source.history([chat], signal, window_s=60.0, step_s=5.0))[chat]
     assert {value for _, value in past} == {3}
     ages = [age_s for age_s, _ in past]
     assert ages == sorted(ages, reverse=True)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `tidegate extender`: reads options and starts the process; decides nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scheduler_extender import logs
+from scheduler_extender.errors import BadInput, ExtenderError
+from scheduler_extender.settings import Settings, listen_address
+
+DEFAULTS = Settings()
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+EPILOG = """\
+Beside it runs a kube-scheduler whose KubeSchedulerConfiguration names it:
+
+extenders: [{urlPrefix: "http://127.0.0.1:8073", filterVerb: filter, prioritizeVerb: prioritize,
+bindVerb: bind, preemptVerb: preempt, weight: 200, nodeCacheCapable: true, ignorable: false,
+managedResources: [{name: tidegate.dev/gpu, ignoredByScheduler: true},
+{name: tidegate.dev/gpu-mem-mib, ignoredByScheduler: true}, …]}]
+
+A pod asks by annotations, tidegate.dev/gpu-memory: 12Gi and tidegate.dev/gpu-core: 30%, or
+tidegate.dev/gpu-count: "2" for whole GPUs, and by extended resources of the same meaning. Nodes
+tell of their GPUs by the annotation tidegate.dev/gpus. docs/extender.md has all of it.
+
+Several may run: the holder of the Lease answers, the others say 503. /healthz, /readyz (200 once it
+leads and knows the whole cluster), /metrics. Exit status: 0 after SIGTERM; 1 when the Lease was
+lost or Kubernetes cannot be logged in to; 2 when what was typed cannot be used.
+"""
+
+
+@app.command(epilog=EPILOG)
+def extender(
+    listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Where kube-scheduler reaches us; plain HTTP."),
+    ] = f"{DEFAULTS.host}:{DEFAULTS.port}",
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(help="How to reach the cluster; left out in a pod with a ServiceAccount."),
+    ] = None,
+    lease: Annotated[str, typer.Option(help="The Lease that extenders share.")] = DEFAULTS.lease,
+    namespace: Annotated[
+        str, typer.Option(help="Its namespace; the pod's own if left out.")
+    ] = DEFAULTS.namespace,
+    audit_s: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time between two audits of all GPUs.")
+    ] = DEFAULTS.audit_s,
+) -> None:
+    """Place pods on GPUs for a kube-scheduler: whole ones, shares of memory and compute, MIG."""
+    logs.configure()
+    try:
+        host, port = listen_address(listen)
+        settings = Settings(host, port, kubeconfig, lease, namespace, audit_s)
+        settings.validate()
+        from scheduler_extender.process import run
+
+        run(settings)
+    except BadInput as bad:
+        for problem in bad.problems:
+            typer.echo(f"tidegate extender: {problem}", err=True)
+        raise typer.Exit(2) from None
+    except ExtenderError as failed:
+        typer.echo(f"tidegate extender: {failed}", err=True)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks the nodes that fit. Every ranking has one winner: no tie is left to anybody else.
+
+A score is a whole number; the more the better. `winner` settles equal scores by a fixed order of
+the nodes, so that ties fill one node after the other instead of opening all of them a little.
+
+Our own score is a sum in thousandths of a GPU, in steps of a fifth of a GPU:
+what the pod takes away from fragments, more where it leaves CPU and GPUs in the proportion that
+pods ask for, less on models that other pods insist on. Coarse steps are meant: finer ones scatter
+pods over nodes for gains smaller than the noise of the expectation.
+"""
+
+import numpy as np
+
+from scheduler_extender.core.assign import linked
+from scheduler_extender.core.demand import WHOLE_MILLI, Demand, Policy
+from scheduler_extender.core.fit import cards_that_fit, fits
+from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask
+from scheduler_extender.core.outlook import Outlook, free_part
+from scheduler_extender.core.typical import UNIT
+
+NO_FIT = int(np.iinfo(np.int64).min)
+STEP_MILLI = 200.0
+BALANCE = 0.2  # of a GPU that stands without its CPU, or CPU without its GPU
+MESH = 1 << 32  # more than any other score
+CONTENTION = 2.0  # of a GPU of a model that is all claimed: more than fragments ever gain
+
+
+def scores(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+    """A score for each of `rows`; NO_FIT where the demand does not fit."""
+    found = np.full(len(rows), NO_FIT)
+    fit = np.flatnonzero(fits(fleet, demand, rows))
+    if len(fit):
+        ranking = _RANKING[demand.policy]
+        found[fit] = ranking(fleet, demand, rows[fit], outlook)
+        found[fit] += _by_mesh(fleet, demand, rows[fit])
+    return found
+
+
+def winner(scores: Ints, order: Ints) -> int | None:
+    """The index of the best score, the lowest in `order` among equals; None where none fits."""
+    best = scores.max(initial=NO_FIT)
+    if best == NO_FIT:
+        return None
+    ties = np.flatnonzero(scores == best)
+    return int(ties[order[ties].argmin()])
+
+
+def after(fleet: Fleet, demand: Demand, rows: Ints, part: Ints) -> Ints:
+    """`part` as it would be with the demand on its cards of each row: [rows, cards]."""
+    if not demand.cards or demand.profile:
+        return part
+    left = part.copy()
+    ok = cards_that_fit(fleet, demand, rows)
+    here, cards = _tightest(part, ok, count=demand.cards)
+    if demand.exclusive:
+        left[here, cards] = 0
+        return left
+    need = fleet.memory_need(demand, rows)[here, cards]
+    total = np.maximum(fleet.memory_total[rows][here, cards], 1)
+    memory = (fleet.memory_free[rows][here, cards] - need) * WHOLE_MILLI // total
+    left[here, cards] = np.minimum(memory, fleet.milli_free[rows][here, cards] - demand.milli)
+    return left
+
+
+def _tightest(part: Ints, ok: Mask, *, count: int) -> tuple[Ints, Ints]:
+    """Indices of the `count` cards of each row that have the least free, of those that are ok."""
+    free = np.where(ok, part, 2 * WHOLE_MILLI)
+    rows = np.arange(len(part))[:, None]
+    if count == 1:
+        return rows, free.argmin(axis=1)[:, None]
+    return rows, free.argsort(axis=1, kind="stable")[:, :count]
+
+
+def _by_fragments(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+    now = free_part(fleet, rows)
+    then = after(fleet, demand, rows, now)
+    cpu, model = fleet.cpu_free[rows], fleet.model[rows]
+    # One call for both states: on the few rows of a usual decision the calls are what costs.
+    both = outlook.usable(
+        np.concatenate((now, then)),
+        np.concatenate((fleet.memory_total[rows],) * 2),
+        cpu=np.concatenate((cpu, cpu - demand.cpu_milli)),
+        model=np.concatenate((model, model)),
+    )
+    idle_now, idle_then = now.sum(axis=1), then.sum(axis=1)
+    taken = idle_now - idle_then
+    gain = taken - (both[: len(rows)] - both[len(rows) :]) / UNIT
+    if outlook.cpu_per_gpu is not None:
+        gain += BALANCE * (
+            _imbalance(cpu, idle_now, outlook.cpu_per_gpu)
+            - _imbalance(cpu - demand.cpu_milli, idle_then, outlook.cpu_per_gpu)
+        )
+    # Squared: a claim on a little of a model costs next to nothing, so a poor guess does no harm.
+    gain -= CONTENTION * outlook.contention[model] ** 2 * taken
+    steps: Ints = np.rint(gain / STEP_MILLI).astype(np.int64)
+    return steps
+
+
+def _imbalance(cpu: Floats, idle: Ints, cpu_per_gpu: float) -> Floats:
+    """Thousandths of GPUs without their CPU, or the other way round; 0 where CPU is not known."""
+    known = np.isfinite(cpu)
+    found: Floats = np.abs(np.where(known, cpu / cpu_per_gpu - idle, 0.0))
+    return found
+
+
+def _by_use(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+    """Thousandths of the node's GPUs that are in use."""
+    cards = np.maximum((fleet.milli_total[rows] > 0).sum(axis=1), 1)
+    used: Ints = WHOLE_MILLI - free_part(fleet, rows).sum(axis=1) // cards
+    return used
+
+
+def _by_idleness(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+    return -_by_use(fleet, demand, rows, outlook)
+
+
+def _by_links(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+    """The links among the cards that the demand would get; 0 where a node tells of none."""
+    return np.array([linked(fleet, demand, int(row)) for row in rows], dtype=np.int64)
+
+
+def _by_mesh(fleet: Fleet, demand: Demand, rows: Ints) -> Ints | int:
+    """Pods of the mesh weigh more than anything else: to be beside them, or apart from them."""
+    if not demand.mesh:
+        return 0
+    beside = np.array([fleet.mesh_pods[demand.mesh, int(row)] for row in rows], dtype=np.int64)
+    return -beside * MESH if demand.apart else (beside > 0) * MESH
+
+
+_RANKING = {
+    Policy.TIDEGATE: _by_fragments,
+    Policy.BINPACK: _by_use,
+    Policy.SPREAD: _by_idleness,
+    Policy.TOPOLOGY: _by_links,
+}

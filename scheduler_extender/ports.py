@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the extender needs of the world, by role. `adapters/kubernetes.py` is the real one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scheduler_extender.annotations import PodSeen, Unclear
+from scheduler_extender.core.demand import Demand
+from scheduler_extender.node_report import NodeSeen
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A pod's place and its grant, to be written in one."""
+
+    namespace: str
+    pod: str
+    uid: str
+    node: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PodRead:
+    """A pod as it is now."""
+
+    seen: PodSeen
+    demand: Demand | Unclear
+
+
+class Watched(Protocol):
+    """Where `PodsAndNodes` tells what it sees, in this order: first all nodes, then all pods.
+
+    A list that began at `began_s` is told by each of its objects and then by `…_listed`: of what
+    was known before it began, no more than these are left.
+    """
+
+    def node_seen(self, node: NodeSeen) -> None: ...
+
+    def node_gone(self, name: str) -> None: ...
+
+    def nodes_listed(self, names: set[str]) -> None: ...
+
+    def pod_seen(self, pod: PodSeen) -> None: ...
+
+    def pod_gone(self, uid: str) -> None: ...
+
+    def pods_listed(self, uids: set[str], *, began_s: float) -> None: ...
+
+
+class PodsAndNodes(Protocol):
+    async def follow(self, watched: Watched) -> None:
+        """List and watch until cancelled; goes on by itself after any loss."""
+        ...
+
+
+class Binder(Protocol):
+    async def bind(self, binding: Binding) -> None:
+        """Bind the pod of this UID, if it is not bound.
+
+        Raises `Refused` when nothing was changed, `Unreachable` when that is not known. What was
+        not answered takes effect within `BIND_S`, or never.
+        """
+        ...
+
+    async def read(self, namespace: str, name: str) -> PodRead | None:
+        """The newest state, never a cached one; None where there is no such pod."""
+        ...
+
+
+class Lease(Protocol):
+    @property
+    def leading(self) -> bool:
+        """Whether this process may bind now; false at once after it was stopped for long."""
+        ...
+
+
+class Reporter(Protocol):
+    """Tells people. Nobody waits for it, and nothing fails by it."""
+
+    def warn(self, *, node: NodeSeen, reason: str, message: str) -> None: ...

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One extender process: win the Lease, list everything after that, answer, leave in good order.
+
+A process that loses the Lease ends, and is started anew by its Deployment: it may know old things.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from typing import Final
+from uuid import uuid4
+
+import structlog
+import uvicorn
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from scheduler_extender.adapters.api import Api
+from scheduler_extender.adapters.cluster import KubernetesBinder, KubernetesPodsAndNodes
+from scheduler_extender.adapters.events import KubernetesReporter
+from scheduler_extender.adapters.lease import KubernetesLease
+from scheduler_extender.app import App
+from scheduler_extender.binding import BIND_S, Binds
+from scheduler_extender.errors import GiveUp, NotLeading
+from scheduler_extender.listening import Server, bound
+from scheduler_extender.metrics import StateCollector
+from scheduler_extender.ports import Reporter
+from scheduler_extender.settings import Settings
+from scheduler_extender.state import ClusterState
+from scheduler_extender.verbs import Verbs
+
+log = structlog.get_logger(__name__)
+
+SETTLE_S: Final = 1.0
+LEARN_S: Final = 600.0  # until scores go by the pods that came of late
+AUDIT_AT_ONCE: Final = 20  # nodes between two breaths
+KEEP_ALIVE_S: Final = 90  # kube-scheduler keeps idle connections; it must be who closes first
+
+
+def run(settings: Settings) -> None:
+    """Until SIGTERM or Ctrl-C. Raises `GiveUp` where the Lease was lost, or nothing can work."""
+    taken = bound(settings.host, settings.port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, taken))
+
+
+async def _run(settings: Settings, taken: socket.socket) -> None:
+    async with Api(settings.kubeconfig) as api:
+        await Process(settings, api, taken).run()
+
+
+class Process:
+    def __init__(self, settings: Settings, api: Api, taken: socket.socket) -> None:
+        pod = os.environ.get("POD_NAME") or socket.gethostname()
+        namespace = settings.namespace or os.environ.get("POD_NAMESPACE") or api.namespace
+        self._settings = settings
+        self._socket = taken
+        self._stop = asyncio.Event()
+        self._state = ClusterState()
+        self._lease = KubernetesLease(
+            api, namespace=namespace, name=settings.lease, identity=f"{pod}_{uuid4().hex[:8]}"
+        )
+        self._binds = Binds(
+            self._state, binder=KubernetesBinder(api), lease=self._lease, now_s=time.monotonic
+        )
+        self._source = KubernetesPodsAndNodes(api)
+        self._reporter = KubernetesReporter(api, instance=pod)
+        registry = CollectorRegistry()
+        registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
+        verbs = Verbs(self._state, self._binds)
+        app = App(verbs, registry=registry, why_unready=self._why_unready)
+        self._server = Server(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", ws="none",
+                server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
+            )
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        serving = asyncio.create_task(self._server.serve([self._socket]))
+        host, port = self._socket.getsockname()[:2]
+        log.info("extender started", listen=f"{host}:{port}", identity=self._lease.identity)
+        leading = asyncio.create_task(self._lead())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if leading.done():
+                leading.result()
+        finally:
+            stopping.cancel()
+            leading.cancel()
+            await asyncio.wait([leading])
+            await self._leave(serving)
+
+    async def _lead(self) -> None:
+        """Ends only by raising."""
+        await self._lease.won()
+        log.info("leading; listing nodes and pods", lease=self._settings.lease)
+        began_s = time.monotonic()
+        following = asyncio.create_task(self._source.follow(self._state))
+        upkeep = asyncio.create_task(self._upkeep(began_s))
+        losing = asyncio.create_task(self._lease.lost())
+        beside = (following, upkeep)
+        try:
+            await asyncio.wait((losing, *beside), return_when=asyncio.FIRST_COMPLETED)
+            for task in beside:
+                if task.done():
+                    task.result()
+            why = await losing
+            raise GiveUp(
+                f"lost the Lease {self._settings.lease}: {why}; this process ends, and is started "
+                "anew by its Deployment"
+            )
+        finally:
+            for ending in (losing, *beside):
+                ending.cancel()
+            await asyncio.wait((losing, *beside))
+
+    async def _upkeep(self, began_s: float) -> None:
+        while not self._state.synced:  # noqa: ASYNC110 - the state is pure, and knows no events
+            await asyncio.sleep(0.05)
+        # What is known now lives long: the collector need not look at it at every turn.
+        gc.collect()
+        gc.freeze()
+        log.info(
+            "in sync",
+            nodes=len(self._state.nodes),
+            pods=len(self._state.pods),
+            after_s=round(time.monotonic() - began_s, 2),
+        )
+        audit_at_s = learn_at_s = time.monotonic()
+        while True:
+            await asyncio.sleep(SETTLE_S)
+            await self._binds.settle()
+            now_s = time.monotonic()
+            if now_s - audit_at_s >= self._settings.audit_s:
+                audit_at_s = now_s
+                await audit(self._state, self._reporter)
+            if now_s - learn_at_s >= LEARN_S:
+                learn_at_s = now_s
+                self._state.expect_arrivals()
+
+    def _why_unready(self) -> str | None:
+        try:
+            self._binds.check_leading()
+        except NotLeading as why:
+            return str(why)
+        return None
+
+    async def _leave(self, serving: "asyncio.Task[None]") -> None:
+        """Answer nobody new, let Bindings end, and give the Lease away if nothing can land."""
+        self._server.should_exit = True
+        await serving
+        until_s = time.monotonic() + BIND_S
+        while not self._binds.settled and time.monotonic() < until_s:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0.05)
+        if self._lease.leading and self._binds.settled:
+            await self._lease.release()
+        log.info("stopped")
+
+
+async def audit(state: ClusterState, reporter: Reporter) -> None:
+    """Look at every node, a few at a time, so that no call waits for it."""
+    for count, name in enumerate(tuple(state.fleet.nodes)):
+        if count % AUDIT_AT_ONCE == 0:
+            await asyncio.sleep(0)
+        node = state.nodes.get(name)
+        for doubt in state.audit(name) if node is not None else ():
+            cards = ", ".join(doubt.uuids)
+            if node is not None:
+                reporter.warn(
+                    node=node,
+                    reason="GpuAllocationDoubted",
+                    message=f"{doubt.why}; no more pods get {cards or 'its GPUs'} until that ends",
+                )

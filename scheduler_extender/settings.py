@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `tidegate extender` can be told. Every problem is told at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from scheduler_extender.errors import BadInput
+
+LEAST_AUDIT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    host: str = "127.0.0.1"
+    port: int = 8073
+    kubeconfig: Path | None = None
+    lease: str = "tidegate-extender"
+    namespace: str = ""  # of the Lease; empty: the pod's, or the kubeconfig context's
+    audit_s: float = 60.0  # seconds between two audits of all cards
+
+    def validate(self) -> None:
+        """Raises `BadInput` with a line for each problem."""
+        problems = []
+        if not self.audit_s >= LEAST_AUDIT_S:
+            problems.append(
+                f"--audit-s {self.audit_s:g}: seconds, {LEAST_AUDIT_S:g} or more; 60 is usual"
+            )
+        if self.kubeconfig is not None and not self.kubeconfig.is_file():
+            problems.append(
+                f"--kubeconfig {self.kubeconfig}: there is no such file; name one, or leave it "
+                "out in a pod"
+            )
+        if not self.lease:
+            problems.append("--lease: empty; name the Lease that the extenders share")
+        if problems:
+            raise BadInput(*problems)
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Host and port from `127.0.0.1:8073` or `[::1]:8073`. Raises `BadInput`."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise BadInput(
+            f"--listen {text}: HOST:PORT such as 127.0.0.1:8073; port 0 takes a free one"
+        )
+    return host, int(port)

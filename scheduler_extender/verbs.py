@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kube-scheduler asks, from bytes to bytes. Only bind changes anything.
+
+Filter and prioritise are reads and may come as often as they like. Prioritise is decisive: the
+winner has 10 and all others less, for kube-scheduler settles ties at random.
+"""
+
+from collections.abc import Sequence
+from itertools import compress, repeat
+from typing import Final
+
+import numpy as np
+
+from scheduler_extender import wire
+from scheduler_extender.annotations import Unclear, demand_of
+from scheduler_extender.binding import Binds
+from scheduler_extender.core.demand import Demand
+from scheduler_extender.core.gpus import Ints, Mask
+from scheduler_extender.core.score import NO_FIT, winner
+from scheduler_extender.core.verdicts import FITS, REFUSALS
+from scheduler_extender.errors import Malformed
+from scheduler_extender.preemption import victims_for
+from scheduler_extender.state import ClusterState
+
+UNKNOWN: Final = "no GPUs reported; is the node agent running there?"
+_WHY: Final = np.array([refusal.why for refusal in REFUSALS] + [UNKNOWN], dtype=object)
+_PERMANENT: Final = np.array([refusal.permanent for refusal in REFUSALS] + [True])
+_UNKNOWN: Final = len(REFUSALS)
+
+
+class Verbs:
+    """Raises `Malformed` for what is not the protocol, `NotLeading` where another must answer."""
+
+    def __init__(self, state: ClusterState, binds: Binds) -> None:
+        self._state = state
+        self._binds = binds
+        self._priorities = _Priorities(state)
+
+    def filter(self, body: bytes) -> bytes:
+        self._binds.check_leading()
+        asked = wire.candidates(body)
+        wish, uid = self._wish(asked.pod, anew=True)
+        if isinstance(wish, Unclear):
+            return wire.filter_reply(asked, _everywhere(asked.names, str(wish)))
+        entry = self._state.ledger.entry(uid)
+        if entry is not None:
+            return wire.filter_reply(asked, _only(asked.names, entry.fact.node))
+        return wire.filter_reply(asked, self._filtered(wish, asked.names))
+
+    def prioritise(self, body: bytes) -> bytes:
+        self._binds.check_leading()
+        asked = wire.candidates(body)
+        wish, _ = self._wish(asked.pod)
+        rows = self._rows(asked.names)
+        points = np.zeros(len(rows), dtype=np.int64)
+        known = rows >= 0
+        if isinstance(wish, Demand) and known.any():
+            scores = self._state.scores.scores(wish)[rows[known]]
+            points[known] = decisive(scores, self._state.fleet.order()[rows[known]])
+        return wire.scores_reply(self._priorities.of(asked.names, rows, points))
+
+    def preempt(self, body: bytes) -> bytes:
+        self._binds.check_leading()
+        asked = wire.preempt_ask(body)
+        wish, _ = self._wish(asked.pod)
+        if isinstance(wish, Unclear):
+            return wire.preempt_reply({})
+        priority = (asked.pod.get("spec") or {}).get("priority") or 0
+        return wire.preempt_reply(
+            victims_for(self._state, wish, asked.victims, priority=int(priority))
+        )
+
+    async def bind(self, body: bytes) -> bytes:
+        return wire.bind_reply(await self._binds.bind(wire.bind_ask(body)))
+
+    def _wish(self, pod: wire.Raw, *, anew: bool = False) -> tuple[Demand | Unclear, str]:
+        """What the pod asks for, read anew by filter: annotations of a pending pod may change."""
+        uid = (pod.get("metadata") or {}).get("uid") or ""
+        known = self._binds.wish(uid)
+        if known is not None and not anew:
+            return known, uid
+        try:
+            wish = demand_of(pod)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise Malformed(f"ExtenderArgs.Pod is no pod: {error!r}") from error
+        self._binds.remember(uid, wish)
+        if known is None and isinstance(wish, Demand):
+            self._state.arrivals.observe([wish])
+        return wish, uid
+
+    def _rows(self, names: Sequence[str]) -> Ints:
+        """The row of each name, -1 where the node is not known."""
+        found = map(self._state.fleet.row_of.get, names, repeat(-1))
+        return np.fromiter(found, dtype=np.int64, count=len(names))
+
+    def _filtered(self, wish: Demand, names: Sequence[str]) -> wire.Filtered:
+        rows = self._rows(names)
+        found = np.full(len(rows), _UNKNOWN if wish.cards else FITS)
+        known = rows >= 0
+        found[known] = self._state.verdicts.verdicts(wish, rows[known])
+        fitting = found == FITS
+        if fitting.all():
+            return wire.Filtered(names)
+        never = _PERMANENT[found] & ~fitting
+        return wire.Filtered(
+            list(compress(names, fitting.tolist())),
+            _told(names, found, ~never & ~fitting),
+            _told(names, found, never),
+        )
+
+
+class _Priorities:
+    """The bytes of a HostPriority by row and score; of rows that were asked for."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._fleet = state.fleet
+        self._names: list[str] = []  # of each row when its bytes were made
+        self._bytes: list[bytes] = []  # 11 a row
+
+    def of(self, names: Sequence[str], rows: Ints, points: Ints) -> list[bytes]:
+        self._refresh()
+        if (rows < 0).any():
+            return [wire.host_priorities(n)[p] for n, p in zip(names, points, strict=True)]
+        return list(map(self._bytes.__getitem__, (rows * _STEPS + points).tolist()))
+
+    def _refresh(self) -> None:
+        """Rows change hands only when nodes come and go."""
+        names = self._fleet.names
+        if self._names == names:
+            return
+        for row, name in enumerate(names):
+            if row >= len(self._names) or self._names[row] != name:
+                self._bytes[row * _STEPS : (row + 1) * _STEPS] = wire.host_priorities(name)
+        self._names = list(names)
+
+
+_STEPS: Final = wire.MAX_SCORE + 1
+
+
+def decisive(scores: Ints, order: Ints) -> Ints:
+    """Points 0..10 in the order of the scores: 10 for one alone, 0 for what does not fit."""
+    points = np.zeros(len(scores), dtype=np.int64)
+    best = winner(scores, order)
+    if best is None:
+        return points
+    fit = scores != NO_FIT
+    least, most = scores[fit].min(), scores[best]
+    if most > least:
+        points[fit] = (scores[fit] - least) * (wire.MAX_SCORE - 1) // (most - least)
+    points[best] = wire.MAX_SCORE
+    return points
+
+
+def _told(names: Sequence[str], found: Ints, which: Mask) -> dict[str, str]:
+    return dict(zip(compress(names, which.tolist()), _WHY[found[which]].tolist(), strict=True))
+
+
+def _everywhere(names: Sequence[str], why: str) -> wire.Filtered:
+    return wire.Filtered(hopeless=dict.fromkeys(names, why))
+
+
+def _only(names: Sequence[str], node: str) -> wire.Filtered:
+    """A Binding of the pod may be on the way: it can go nowhere else until that is settled."""
+    fitting = [name for name in names if name == node]
+    why = f"a Binding to {node} is being settled"
+    return wire.Filtered(fitting, {name: why for name in names if name != node})
