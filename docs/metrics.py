@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from autoscaler.activator.app import Activator
 from autoscaler.activator.metrics import ActivatorCollector
+from autoscaler.adapters.activators import IN_TOKENS
 from autoscaler.adapters.engines.table import ENGINES, Engine
 from autoscaler.adapters.kubernetes.metrics import ControllerCollector, TickSeconds
 from autoscaler.api.metrics import QUERIES, LoopCollector
@@ -30,7 +31,7 @@ from scheduler_extender.state import ClusterState
 from serving.exposition import WorkerCollector
 from serving.telemetry import Telemetry
 
-_ONLY_ACTIVATORS = frozenset({Measure.HELD, Measure.HELD_SECONDS_TOTAL})
+_ONLY_ACTIVATORS = frozenset({Measure.HELD, Measure.HELD_SECONDS_TOTAL, *IN_TOKENS})
 
 
 def collectors() -> Mapping[str, tuple[Collector, ...]]:
