@@ -32,6 +32,8 @@ from autoscaler.text import (
     unknown,
     whole,
 )
+from scheduler_extender.core.annotations import WISHES
+from scheduler_extender.core.demand import Policy
 
 RATE = "steps and settings such as 100%/15s, 4/15s; window=60s; tolerance=10%"
 TARGETS = (
@@ -225,16 +227,16 @@ def _config_map(text: str) -> str:
     return text
 
 
-def _some_bytes(text: str) -> int:
-    if (size := size_bytes(text)) < 1:
-        raise Unreadable("above 0")
-    return size
+def _wish(name: str) -> Callable[[str], object]:
+    _, read = WISHES[f"tidegate.dev/{name}"]
 
+    def reads(text: str) -> object:
+        try:
+            return read(text)
+        except ValueError:
+            raise Unreadable from None
 
-def _share(text: str) -> float:
-    if not 0.01 <= (ratio := percent_ratio(text)) <= 1:
-        raise Unreadable
-    return ratio
+    return reads
 
 
 _D = ServicePolicy()
@@ -291,12 +293,20 @@ OBJECT_KEYS: tuple[Key, ...] = (
         ""),
 )  # fmt: skip
 
-# On a pod or a pod template: its share of a GPU.
-POD_KEYS: tuple[Key, ...] = (
-    Key("gpu-memory", "gpu_memory_bytes", _some_bytes, BYTES, "GPU memory the pod may use", ""),
-    Key("gpu-core", "gpu_core_ratio", _share, "a percentage from 1% to 100%",
-        "part of a GPU's compute the pod may use", ""),
-)  # fmt: skip
+# On a pod or a pod template: what it asks of GPUs, read as the extender reads it.
+POD_KEYS: tuple[Key, ...] = tuple(
+    Key(name, name.replace("-", "_"), _wish(name), permitted, meaning, "")
+    for name, permitted, meaning in (
+        ("gpu-count", "a whole number from 1 to 64", "different GPUs of a node; alone: whole ones"),
+        ("gpu-memory", "12Gi, 800Mi or 25%", "memory on each of them"),
+        ("gpu-core", "a whole percentage from 1% to 100%", "compute on each of them"),
+        ("mig-profile", "a MIG profile such as 1g.10gb", "MIG instances of this profile instead"),
+        ("gpu-models", "models such as NVIDIA-L40S,Tesla-T4", "models that will do"),
+        ("gpu-policy", ", ".join(Policy), "how nodes are ranked"),
+        ("mesh", "letters, digits, dashes and dots", "pods of one mesh go side by side"),
+        ("mesh-apart", "true or false", "pods of the mesh go to different nodes"),
+    )
+)
 
 _BY_NAME = {key.name: key for key in KEYS}
 

@@ -58,7 +58,8 @@ def _kubernetes() -> str:
         "`tidegate.dev/` before it, are annotations of the object that is to be scaled; "
         "`tidegate check` reads manifests as the controller does.\n\n"
         + _keys(OBJECT_KEYS)
-        + "\nOn pods and pod templates, read but not yet acted on:\n\n"
+        + "\nOn pods and pod templates, for [the extender](extender.md) and "
+        "[the budget](budget.md):\n\n"
         + _keys(POD_KEYS)
         + "\nOf an InferenceService, each component is scaled for itself; its own "
         "`spec.<component>.annotations` count for most, then those of the service, then the "

@@ -85,7 +85,7 @@ def _near_misses(manifest: Mapping[str, object], findings: Findings) -> None:
 
 
 def _pod_keys(manifest: Mapping[str, object], findings: Findings) -> None:
-    """`gpu-memory` and `gpu-core` are a pod's; everything else is the object's."""
+    """What is asked of GPUs is a pod's; everything else is the object's."""
     ref = object_ref(manifest)
     if (ref.group, ref.kind) != ("", "Pod") and ref.group != SERVING:
         for name in table(manifest, *_ANNOTATIONS):

@@ -160,7 +160,7 @@ class _Told:
         self._from: dict[str, str] = {}
 
     def annotations(self, annotations: Mapping[str, str]) -> None:
-        for key, (field, read) in _ANNOTATIONS.items():
+        for key, (field, read) in WISHES.items():
             if key in annotations:
                 self._read(key, annotations[key], field=field, read=read)
 
@@ -273,8 +273,9 @@ def _flag(text: str) -> bool:
     return text == "true"
 
 
-# By key: the field of Demand that it tells, and its reader, which raises what is permitted.
-_ANNOTATIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
+# By annotation: the field of Demand that it tells, and its reader, whose ValueError says what is
+# permitted.
+WISHES: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     COUNT: ("count", _count),
     MEMORY: ("memory", _memory),
     CORE: ("milli", _percent),

@@ -125,11 +125,15 @@ def test_every_key_says_what_it_takes(key: Key) -> None:
 
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
-    [("gpu-memory", "12Gi", "12GB"), ("gpu-memory", "1", "0"), ("gpu-core", "30%", "130%"),
-     ("gpu-core", "100%", "0.3")],
+    [("gpu-memory", "12Gi", "12GB"), ("gpu-memory", "1", "0"), ("gpu-memory", "25%", "125%"),
+     ("gpu-core", "30%", "130%"), ("gpu-core", "100%", "0.3"), ("gpu-count", "2", "0"),
+     ("mig-profile", "1g.10gb", "small"), ("gpu-models", "A,B", "A,,B"),
+     ("gpu-policy", "spread", "widely"), ("mesh", "llama", "l lama"), ("mesh-apart", "true", "1")],
 )  # fmt: skip
-def test_a_share_of_a_gpu_is_bytes_and_a_percentage(name: str, good: str, bad: str) -> None:
-    """What a pod may write; nothing acts on it yet."""
+def test_what_a_pod_asks_of_gpus_is_read_as_the_extender_reads_it(
+    name: str, good: str, bad: str
+) -> None:
+    """`tidegate check` refuses what no node would be found for, and nothing else."""
     (key,) = (key for key in POD_KEYS if key.name == name)
     assert key.read(good)
     with pytest.raises(Unreadable):
