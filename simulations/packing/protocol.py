@@ -93,6 +93,7 @@ class Packing:
         order = list(range(self.fleet.rows))
         self._chance.shuffle(order)
         self.fleet.set_order(np.array(order))
+        self._rows = self.fleet.all_rows()
         self.capacity = int(self.fleet.milli_total.sum())
         self.arrivals = workload(pods, capacity_milli=self.capacity, chance=self._chance)
         # The paper judges by the shapes of the list itself, models included.
@@ -111,7 +112,7 @@ class Packing:
             news = self._learned.news()
             if news is not None:
                 self._cache.expect(news)
-        found = self._cache.scores(pod)
+        found = self._cache.scores(pod, self._rows)
         row = self._any(found) if self._policy == "random" else winner(found, self.fleet.order())
         if row is None:
             return False
