@@ -29,6 +29,7 @@ MODELS: Final = f"{PREFIX}gpu-models"
 POLICY: Final = f"{PREFIX}gpu-policy"
 MESH: Final = f"{PREFIX}mesh"
 APART: Final = f"{PREFIX}mesh-apart"
+CONTAINER: Final = f"{PREFIX}gpu-container"  # the only one that sees the cards
 # The same as extended resources, which kube-scheduler passes by and we manage.
 GPU_RESOURCE: Final = f"{PREFIX}gpu"
 MEM_RESOURCE: Final = f"{PREFIX}gpu-mem-mib"

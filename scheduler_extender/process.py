@@ -5,13 +5,11 @@ A process that loses the Lease ends, and is started anew by its Deployment: it m
 """
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import Final
 from uuid import uuid4
 
@@ -26,7 +24,8 @@ from scheduler_extender.adapters.events import KubernetesReporter
 from scheduler_extender.adapters.lease import KubernetesLease
 from scheduler_extender.app import App
 from scheduler_extender.binding import BIND_S, Binds
-from scheduler_extender.errors import BadInput, GiveUp, NotLeading
+from scheduler_extender.errors import GiveUp, NotLeading
+from scheduler_extender.listening import Server, bound
 from scheduler_extender.metrics import StateCollector
 from scheduler_extender.ports import Reporter
 from scheduler_extender.settings import Settings
@@ -42,22 +41,22 @@ KEEP_ALIVE_S: Final = 90  # kube-scheduler keeps idle connections; it must be wh
 
 def run(settings: Settings) -> None:
     """Until SIGTERM or Ctrl-C. Raises `GiveUp` where the Lease was lost, or nothing can work."""
-    bound = _bound(settings)
+    taken = bound(settings.host, settings.port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings, bound))
+        runner.run(_run(settings, taken))
 
 
-async def _run(settings: Settings, bound: socket.socket) -> None:
+async def _run(settings: Settings, taken: socket.socket) -> None:
     async with Api(settings.kubeconfig) as api:
-        await Process(settings, api, bound).run()
+        await Process(settings, api, taken).run()
 
 
 class Process:
-    def __init__(self, settings: Settings, api: Api, bound: socket.socket) -> None:
+    def __init__(self, settings: Settings, api: Api, taken: socket.socket) -> None:
         pod = os.environ.get("POD_NAME") or socket.gethostname()
         namespace = settings.namespace or os.environ.get("POD_NAMESPACE") or api.namespace
         self._settings = settings
-        self._socket = bound
+        self._socket = taken
         self._stop = asyncio.Event()
         self._state = ClusterState()
         self._lease = KubernetesLease(
@@ -72,7 +71,7 @@ class Process:
         registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
         verbs = Verbs(self._state, self._binds)
         app = App(verbs, registry=registry, why_unready=self._why_unready)
-        self._server = _Server(
+        self._server = Server(
             uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", ws="none",
                 server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
@@ -162,14 +161,6 @@ class Process:
         log.info("stopped")
 
 
-class _Server(uvicorn.Server):
-    """Leaves the process's signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def audit(state: ClusterState, reporter: Reporter) -> None:
     """Look at every node, a few at a time, so that no call waits for it."""
     for count, name in enumerate(tuple(state.fleet.nodes)):
@@ -184,18 +175,3 @@ async def audit(state: ClusterState, reporter: Reporter) -> None:
                     reason="GpuAllocationDoubted",
                     message=f"{doubt.why}; no more pods get {cards or 'its GPUs'} until that ends",
                 )
-
-
-def _bound(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((settings.host, settings.port))
-    except OSError as error:
-        bound.close()
-        raise BadInput(
-            f"--listen {settings.host}:{settings.port}: cannot listen there "
-            f"({error.strerror or error}); choose another, port 0 takes a free one"
-        ) from error
-    return bound

@@ -239,6 +239,17 @@ def test_a_query_without_an_answer_holds_and_says_why(measures: Told, why: str) 
     assert "D1 hold 4" in decision.because[1]
 
 
+def test_a_window_is_as_long_as_the_policy_says_now() -> None:
+    """A user who makes it longer need not wait for the next controller."""
+    memory = first_memory(a_snapshot(scale=4), LeadTimes())
+    for at_s in range(100):
+        policy = wants(Target(Signal.KV, 1.0), signal_window_s=2.0 if at_s < 50 else 20.0)
+        used = told(4.0 if at_s < 90 else 0.0, "engine")
+        snapshot = a_snapshot(at_s=at_s, scale=4, measures={Measure.KV_USED: at(used, at_s)})
+        decision, memory = decide(snapshot, policy, memory, at_s)
+    assert decision.because[0] == "kv=2/1"
+
+
 def test_a_decision_says_what_share_of_the_replicas_told() -> None:
     """A person who wonders why nothing falls finds it in the reasons."""
     most: Told = {Measure.KV_USED: told(0.8, "engine", share_ratio=0.75)}

@@ -16,8 +16,9 @@ from autoscaler.adapters.kubernetes.resources import Place
 from scheduler_extender import annotations as named
 from scheduler_extender.adapters.api import Api
 from scheduler_extender.errors import GiveUp
+from scheduler_extender.listening import bound
 from scheduler_extender.node_report import GPUS, write_report
-from scheduler_extender.process import Process, _bound
+from scheduler_extender.process import Process
 from scheduler_extender.settings import Settings
 from tests.adapters.kubernetes.fake_api_server import FakeApiServer, _json, _refuse
 from tests.scheduler_extender.builders import a_node
@@ -83,10 +84,10 @@ async def a_process(
     server: BindingApiServer, folder: Path, *, ready: bool = True
 ) -> AsyncIterator["tuple[httpx.AsyncClient, asyncio.Task[None]]"]:
     settings = Settings(port=0, kubeconfig=server.kubeconfig(folder), audit_s=5.0)
-    bound = _bound(settings)
-    host, port = bound.getsockname()
+    taken = bound(settings.host, settings.port)
+    host, port = taken.getsockname()
     async with Api(settings.kubeconfig) as api:
-        process = Process(settings, api, bound)
+        process = Process(settings, api, taken)
         running = asyncio.create_task(process.run())
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
             if ready:

@@ -86,6 +86,7 @@ class DcgmSignalSource:
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._index = _Index()
         self._asked = self._failed = 0
+        self._runs = False  # who stands by asks nobody, and knows of no trouble
 
     def health(self) -> SourceHealth:
         answered = [e.at_s for e in self._exporters.values() if e.at_s is not None]
@@ -104,6 +105,7 @@ class DcgmSignalSource:
 
     async def run(self) -> None:
         """Ask the exporters until cancelled."""
+        self._runs = True
         try:
             async with asyncio.TaskGroup() as asking:
                 while True:
@@ -112,7 +114,7 @@ class DcgmSignalSource:
         finally:
             for exporter in self._exporters.values():
                 exporter.kept.close()
-            self._exporters = {}
+            self._exporters, self._runs = {}, False
 
     def _follow(self, asking: asyncio.TaskGroup) -> None:
         """Begin with exporters that are new, and leave those that are gone."""
@@ -154,7 +156,7 @@ class DcgmSignalSource:
         """What is wrong with the exporters now."""
         failing = [exporter for exporter in self._exporters.values() if exporter.failures]
         if not self._exporters:
-            return self._trouble() or "no exporter is known"
+            return (self._trouble() or "no exporter is known") if self._runs else None
         if not failing:
             return None
         return f"{len(failing)} of {len(self._exporters)} exporters fail: {failing[0].why}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
+from autoscaler.adapters.activators import IN_TOKENS
 from autoscaler.adapters.engines.growth import Look
 from autoscaler.adapters.engines.scraper import EngineScraper
 from autoscaler.adapters.engines.table import Engine
@@ -185,6 +186,8 @@ class _Seen:
             Measure.PROMPT_TOKENS_TOTAL,
             self._inside(Measure.PROMPT_TOKENS_TOTAL, ledger.prompt_tokens),
         )
+        for measure, take in IN_TOKENS.items():
+            yield measure, self._held(take)
         yield Measure.KV_USED, self._inside(Measure.KV_USED, self._sum(Measure.KV_USED))
 
     def _held(self, take: Callable[[Demand], float]) -> Reading | NoReading:

@@ -202,6 +202,18 @@ async def test_a_service_without_a_ready_pod_is_not_told_to_be_idle(asked: Asked
     assert "no pod is ready" in await asked.why()
 
 
+def test_a_source_that_stands_by_knows_of_no_trouble() -> None:
+    """Else the metrics of each controller that does not lead would say that it is down."""
+    source = DcgmSignalSource(
+        tuple,
+        ready_pods=lambda service: (),
+        clock=FakeClock(),
+        trouble=lambda: "no endpoint is ready",
+    )
+    health = source.health()
+    assert (health.why, health.asked) == (None, 0)
+
+
 async def test_without_an_exporter_the_source_says_so(asked: Asked) -> None:
     seen = await asked.now()
     assert isinstance(seen, NoReading)
