@@ -134,8 +134,7 @@ def granted_to(annotations: Mapping[str, str]) -> Granted | None:
     if not all(re.fullmatch("[0-9]{1,9}", size) for size in sizes):
         raise ValueError(f"{GRANTED_MIB}, {GRANTED_CORE}: {sizes} are not two whole numbers")
     memory_mib, percent = map(int, sizes)
-    mesh = annotations.get(GRANTED_MESH, "")
-    return Granted(names, memory_mib, percent * 10, _mesh(mesh) if mesh else "")
+    return Granted(names, memory_mib, percent * 10, annotations.get(GRANTED_MESH, ""))
 
 
 def demand_of(raw: Raw) -> Demand | Unclear:

@@ -251,7 +251,7 @@ async def test_pods_of_a_mesh_are_together_after_a_restart_too(node: str) -> Non
 
 async def test_a_mesh_that_somebody_wrote_beside_the_grant_puts_no_card_in_doubt() -> None:
     extender = an_extender(a_node("n"))
-    noted = {**SHARE, named.GRANTED_MESH: "not-ours"}
+    noted = {**SHARE, named.GRANTED_MESH: "not ours!"}
     assert await extender.bind(extender.cluster.create("p", uid="p", annotations=noted), "n") == ""
     extender.watch.deliver()
     assert extender.state.audit("n") == ()
