@@ -9,7 +9,7 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
@@ -127,7 +127,7 @@ class Asking:
             self._http.request("POST", f"/{verb}", body, headers)
             answer = self._http.getresponse()
             status, text = answer.status, answer.read()
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise GiveUp(f"{verb}: the extender's process did not answer: {error!r}") from error
         if status != 200:
             raise GiveUp(f"{verb}: {status} {text.decode()}")

@@ -6,6 +6,7 @@ import os
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from autoscaler.cli import main
+from autoscaler.errors import GiveUp
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.gpus import Card, NodeGpus
 from scheduler_extender.core.typical import FIRST_NEWS_PODS
@@ -167,6 +169,17 @@ def test_over_http_every_pod_gets_the_cards_that_it_gets_in_process(
     assert len(places) > FIRST_NEWS_PODS
     assert None in places
     assert any(place is not None and not place.uuids for place in places)
+
+
+def test_an_extender_that_dies_ends_the_run_and_says_so(lists: tuple[Path, Path]) -> None:
+    packing = Packing(read_nodes(lists[0]), read_pods(lists[1]), policy="tidegate", seed=5)
+    with extender_for(packing) as asking:
+        assert asking(packing.arrivals[0]) is not None
+        (child,) = active_children()
+        child.kill()
+        child.join()
+        with pytest.raises(GiveUp, match="filter: the extender's process did not answer"):
+            asking(packing.arrivals[1])
 
 
 def test_a_report_says_that_it_was_made_over_http(typed: Typed) -> None:
