@@ -21,7 +21,6 @@ from scheduler_extender.annotations import granted_to
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.gpus import Fleet, Grant, NodeGpus
 from simulations.packing import objects
-from simulations.packing.cluster import serve
 from simulations.packing.protocol import Packing, Run, play
 
 POLICY: Final = "tidegate"  # the one ranking that is both the extender's and compared here
@@ -39,6 +38,9 @@ def run_through_http(nodes: Sequence[NodeGpus], pods: Sequence[Demand], *, seed:
 @contextmanager
 def extender_for(packing: Packing) -> Iterator["Asking"]:
     """An extender that knows the run's nodes, until the end of the block."""
+    # Only here: it brings a web server, which would slow every start of the simulator down.
+    from simulations.packing.cluster import serve
+
     names = objects.node_names(packing.fleet)
     described = map(packing.fleet.nodes.__getitem__, packing.fleet.names)
     nodes = [objects.a_node(node, name=name) for node, name in zip(described, names, strict=True)]
