@@ -35,7 +35,6 @@ from scheduler_extender.verbs import Verbs
 log = structlog.get_logger(__name__)
 
 SETTLE_S: Final = 1.0
-LEARN_S: Final = 600.0  # until scores go by the pods that came of late
 AUDIT_AT_ONCE: Final = 20  # nodes between two breaths
 KEEP_ALIVE_S: Final = 90  # kube-scheduler keeps idle connections; it must be who closes first
 
@@ -134,7 +133,7 @@ class Process:
             pods=len(self._state.pods),
             after_s=round(time.monotonic() - began_s, 2),
         )
-        audit_at_s = learn_at_s = time.monotonic()
+        audit_at_s = time.monotonic()
         while True:
             await asyncio.sleep(SETTLE_S)
             await self._binds.settle()
@@ -142,9 +141,6 @@ class Process:
             if now_s - audit_at_s >= self._settings.audit_s:
                 audit_at_s = now_s
                 await audit(self._state, self._reporter)
-            if now_s - learn_at_s >= LEARN_S:
-                learn_at_s = now_s
-                self._state.expect_arrivals()
 
     def _why_unready(self) -> str | None:
         try:

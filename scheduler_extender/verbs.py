@@ -55,7 +55,7 @@ class Verbs:
         points = np.zeros(len(rows), dtype=np.int64)
         known = rows >= 0
         if isinstance(wish, Demand) and known.any():
-            scores = self._state.scores.scores(wish)[rows[known]]
+            scores = self._state.scores.scores(wish, rows[known])
             points[known] = decisive(scores, self._state.fleet.order()[rows[known]])
         return wire.scores_reply(self._priorities.of(asked.names, rows, points))
 
@@ -85,7 +85,7 @@ class Verbs:
             raise Malformed(f"ExtenderArgs.Pod is no pod: {error!r}") from error
         self._binds.remember(uid, wish)
         if known is None and isinstance(wish, Demand):
-            self._state.arrivals.observe([wish])
+            self._state.arrived(wish)
         return wish, uid
 
     def _rows(self, names: Sequence[str]) -> Ints:

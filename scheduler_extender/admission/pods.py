@@ -13,7 +13,7 @@ DEFAULT_SCHEDULER: Final = "default-scheduler"
 # Annotations that ask for GPUs. The others of ours say how, and ask for none by themselves.
 ASKING: Final = (named.COUNT, named.MEMORY, named.CORE, named.PROFILE)
 HOW: Final = (named.MODELS, named.POLICY, named.CONTAINER)
-GRANTS: Final = (named.GRANTED_UUIDS, named.GRANTED_MIB, named.GRANTED_CORE)
+GRANTS: Final = (named.GRANTED_UUIDS, named.GRANTED_MIB, named.GRANTED_CORE, named.GRANTED_MESH)
 GPU_KEYS: Final = f"{named.PREFIX}gpu"  # how all annotations about GPUs begin
 
 VISIBLE: Final = "NVIDIA_VISIBLE_DEVICES"
