@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPUs in the lab: a second real kube-scheduler beside our extender, and what one asks of them.
+
+Nodes have GPUs because an annotation says so. What was given out is judged from the pods'
+annotations alone, by arithmetic that shares nothing with the extender's.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from scheduler_extender.core.gpus import Card, NodeGpus
+from scheduler_extender.node_report import GPUS, NodeReport, write_report
+from tests.lab import asking, parts
+from tests.lab.component import Component
+from tests.lab.lab import Lab
+
+Object = dict[str, Any]
+
+SCHEDULER: Final = "tidegate-scheduler"
+BEST_FIT: Final = "best-fit"  # kube-scheduler by itself, on a resource that it can count
+STAND_IN: Final = "lab.example/gpu-mib"  # what BEST_FIT counts: the memory of a node's cards in sum
+
+EXTENDER: Final = "extender"  # names of the two processes
+SECOND: Final = "gpu-scheduler"
+
+URL: Final = "http://127.0.0.1:8073"
+UUIDS: Final = "tidegate.dev/gpu-uuids"
+MEMORY: Final = "tidegate.dev/gpu-mem-mib"
+CORE: Final = "tidegate.dev/gpu-core-percent"
+WHOLE: Final = "tidegate.dev/gpu"
+
+SOON_S: Final = 40.0  # a candidate waits 15 s for the Lease of one that was killed
+
+_MANAGED: Final = (WHOLE, MEMORY, "tidegate.dev/gpu-mem-percent", CORE)
+_SECURE_PORT: Final = 10260
+
+
+@dataclass(frozen=True, slots=True)
+class GpuScheduler:
+    """The two processes, in one lab."""
+
+    lab: Lab
+
+    def start(self) -> None:
+        """Both answer when this returns. Raises `LabError`."""
+        self._start(EXTENDER, self._extender())
+        self.wait_ready()
+        self._start(SECOND, self._scheduler())
+        health = f"https://127.0.0.1:{_SECURE_PORT}/healthz"
+        self.lab.wait_for(partial(asking.answers, health), what=SECOND)
+
+    def stop(self, *names: str, kill: bool = False) -> None:
+        for name in names or (SECOND, EXTENDER):
+            self.lab.stop_component(name, kill=kill)
+
+    def wait_ready(self) -> None:
+        ready = partial(asking.answers, f"{URL}/readyz")
+        self.lab.wait_for(ready, what="the extender to lead", within_s=SOON_S)
+
+    def _start(self, name: str, component: Component) -> None:
+        self.lab.run(name, *component.command, env=component.env)
+
+    def _extender(self) -> Component:
+        words = ("extender", "--listen", URL.removeprefix("http://"), "--namespace", "default")
+        login = ("--kubeconfig", str(self.lab.kubeconfig))
+        return parts.ours(EXTENDER, "autoscaler.cli", self.lab.folder, *words, *login)
+
+    def _scheduler(self) -> Component:
+        login = self.lab.folder / "kube-scheduler.kubeconfig"
+        config = self.lab.folder / f"{SECOND}.yaml"
+        config.write_text(yaml.safe_dump(configuration(login)))
+        kube = (self.lab.binaries["kube"], "kube-scheduler")
+        flags = (f"--config={config}", f"--secure-port={_SECURE_PORT}")
+        return Component(SECOND, (*kube, *flags), self.lab.folder)
+
+
+@contextmanager
+def gpu_scheduler(lab: Lab) -> Iterator[GpuScheduler]:
+    """Running, and ended afterwards."""
+    scheduler = GpuScheduler(lab)
+    scheduler.start()
+    try:
+        yield scheduler
+    finally:
+        scheduler.stop()
+
+
+def configuration(login: Path) -> Object:
+    """kube-scheduler's, with our profile and one of its own that it fills by itself."""
+    counted = [{"name": STAND_IN, "weight": 1}]
+    strategy = {"type": "MostAllocated", "resources": counted}
+    fit = {"name": "NodeResourcesFit", "args": {"scoringStrategy": strategy}}
+    alone = {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeResourcesFit"}]}
+    return {
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "clientConnection": {"kubeconfig": str(login), "qps": 1000, "burst": 2000},
+        "leaderElection": {"leaderElect": False},
+        "percentageOfNodesToScore": 100,
+        "profiles": [
+            {"schedulerName": SCHEDULER},
+            {"schedulerName": BEST_FIT, "pluginConfig": [fit], "plugins": {"score": alone}},
+        ],
+        "extenders": [
+            {
+                "urlPrefix": URL,
+                "filterVerb": "filter",
+                "prioritizeVerb": "prioritize",
+                "bindVerb": "bind",
+                "preemptVerb": "preempt",
+                "weight": 200,
+                "nodeCacheCapable": True,
+                "ignorable": False,
+                "httpTimeout": "6s",
+                "managedResources": [
+                    {"name": name, "ignoredByScheduler": True} for name in _MANAGED
+                ],
+            }
+        ],
+    }
+
+
+def cards(node: str, count: int, memory_mib: int) -> tuple[Card, ...]:
+    return tuple(Card(f"GPU-{node}-{number}", memory_mib) for number in range(count))
+
+
+def report(node: str, count: int, memory_mib: int) -> dict[str, str]:
+    """The annotation of a node that has so many cards."""
+    gpus = NodeGpus(node, cards(node, count, memory_mib), model="NVIDIA-LAB")
+    return {GPUS: write_report(NodeReport(gpus))}
+
+
+def share(memory_mib: int, core_percent: int) -> dict[str, str]:
+    """What a container asks for that wants a part of one card."""
+    return {MEMORY: str(memory_mib), CORE: str(core_percent)}
+
+
+def a_gpu_pod(name: str, asked: Mapping[str, str], **container: Any) -> Object:
+    """It sees the cards that its annotation names, and none without it."""
+    granted = {"fieldRef": {"fieldPath": f"metadata.annotations['{UUIDS}']"}}
+    one = {
+        "name": "c",
+        "image": "lab/played",
+        "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "valueFrom": granted}],
+        "resources": {"limits": dict(asked)},
+        **container,
+    }
+    spec = {
+        "schedulerName": SCHEDULER,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [one],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def granted(pod: Object) -> list[str]:
+    """The cards that a pod was given."""
+    named = (pod["metadata"].get("annotations") or {}).get(UUIDS, "")
+    return named.split(",") if named else []
+
+
+def doubts(pods: Iterable[Object], cards_of: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What is wrong with what these pods were given; `cards_of`: node, UUID, MiB.
+
+    From annotations alone: no card has more than its memory or its compute given away, and every
+    pod's cards are on its own node.
+    """
+    wrong, used = [], defaultdict[str, list[int]](lambda: [0, 0])
+    room = {uuid: mib for on_node in cards_of.values() for uuid, mib in on_node.items()}
+    for pod in pods:
+        if not (uuids := granted(pod)):
+            continue
+        node = pod["spec"].get("nodeName", "")
+        said = pod["metadata"]["annotations"]
+        if strange := set(uuids) - set(cards_of.get(node, ())):
+            wrong.append(f"{pod['metadata']['name']} on {node} has {sorted(strange)}")
+        for uuid in uuids:
+            used[uuid][0] += int(said[MEMORY])
+            used[uuid][1] += int(said[CORE])
+    for uuid, (mib, percent) in used.items():
+        if mib > room.get(uuid, 0) or percent > 100:
+            wrong.append(f"{uuid} gave {mib} of {room.get(uuid, 0)} MiB and {percent} %")
+    return wrong

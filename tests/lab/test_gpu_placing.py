@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPU pods through a real kube-scheduler and our extender: each process sees its own cards."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import gpu
+from tests.lab.gpu import GpuScheduler, a_gpu_pod, granted, share
+from tests.lab.lab import NODES, Lab
+from tests.lab.place import Object, Place
+
+pytestmark = pytest.mark.lab
+
+CARD_MIB = 24_000
+CARDS = {node: {card.uuid: CARD_MIB for card in gpu.cards(node, 2, CARD_MIB)} for node in NODES}
+SAYS = "echo seen=$NVIDIA_VISIBLE_DEVICES.; exec sleep 1000"
+
+
+@pytest.fixture(scope="module")
+def scheduler(lab: Lab) -> Iterator[GpuScheduler]:
+    """On nodes of two cards each."""
+    for node in NODES:
+        said = {"metadata": {"annotations": gpu.report(node, 2, CARD_MIB)}}
+        lab.kubectl("patch", "node", node, "--type=merge", "-p", json.dumps(said))
+    with gpu.gpu_scheduler(lab) as scheduler:
+        yield scheduler
+    for node in NODES:
+        lab.kubectl("annotate", "node", node, f"{gpu.GPUS}-")
+
+
+@pytest.fixture
+def place(lab: Lab, scheduler: GpuScheduler) -> Iterator[Place]:
+    with lab.namespace("gpu") as namespace:
+        place = Place(lab, namespace)
+        yield place
+        # The next test finds the cards empty.
+        place.kubectl("delete", "pods", "--all", "--wait=true")
+
+
+def a_process(name: str, asked: dict[str, str]) -> Object:
+    return a_gpu_pod(name, asked, image="shell", command=["sh", "-c", SAYS])
+
+
+def pods(place: Place) -> list[Object]:
+    found: list[Object] = place.lab.get("pods", "-n", place.namespace)["items"]
+    return found
+
+
+def seen(place: Place, pod: str) -> str | None:
+    """What the pod's process found in its environment; None: it has not said so yet."""
+    said = [line for line in place.log_of(pod).splitlines() if line.startswith("seen=")]
+    return said[-1].removeprefix("seen=").removesuffix(".") if said else None
+
+
+def test_every_process_sees_its_own_cards_and_one_without_sees_none(place: Place) -> None:
+    """Shares, a whole card and two at once; and a pod that no allocation was made for."""
+    asked = {f"share-{number}": share(6_000, 25) for number in range(8)}
+    asked |= {"whole": {gpu.WHOLE: "1"}, "nothing": {}}
+    place.apply(*(a_process(name, wish) for name, wish in asked.items()))
+    place.until(lambda: all(seen(place, name) is not None for name in asked), within_s=60)
+    given = {pod["metadata"]["name"]: granted(pod) for pod in pods(place)}
+    for name in asked:
+        assert seen(place, name) == ",".join(given[name])
+        assert len(given[name]) == (name != "nothing")
+    assert not gpu.doubts(pods(place), CARDS)
+    # Shares go side by side: eight quarters are two cards.
+    assert len({uuid for name in asked if "share" in name for uuid in given[name]}) == 2
+
+
+def test_what_does_not_fit_waits_and_says_why(place: Place) -> None:
+    """Until room is made; then it is placed."""
+    wholes = [a_process(f"whole-{number}", {gpu.WHOLE: "2"}) for number in range(2)]
+    place.apply(*wholes)
+    place.until(lambda: all(map(granted, pods(place))))
+    place.apply(a_process("late", share(1_000, 5)))
+
+    def told() -> bool:
+        conditions = place.get("pod", "late").get("status", {}).get("conditions", ())
+        return any("GPU" in one.get("message", "") for one in conditions)
+
+    place.until(told)
+    assert not granted(place.get("pod", "late"))
+    place.kubectl("delete", "pod", "whole-0")
+    place.until(lambda: granted(place.get("pod", "late")), within_s=60)
+    assert not gpu.doubts(pods(place), CARDS)
