@@ -18,14 +18,13 @@ import yaml
 from scheduler_extender.core.gpus import Card, NodeGpus
 from scheduler_extender.node_report import GPUS, NodeReport, write_report
 from tests.lab import asking, parts
-from tests.lab.component import Component
 from tests.lab.lab import Lab
 
 Object = dict[str, Any]
 
 SCHEDULER: Final = "tidegate-scheduler"
-BEST_FIT: Final = "best-fit"  # kube-scheduler by itself, on a resource that it can count
-STAND_IN: Final = "lab.example/gpu-mib"  # what BEST_FIT counts: the memory of a node's cards in sum
+STAND_IN: Final = "lab.example/gpu-mib"  # what `best_fit` counts: a node's cards in sum
+LOGIN: Final = "kube-scheduler.kubeconfig"
 
 EXTENDER: Final = "extender"  # names of the two processes
 SECOND: Final = "gpu-scheduler"
@@ -50,35 +49,29 @@ class GpuScheduler:
 
     def start(self) -> None:
         """Both answer when this returns. Raises `LabError`."""
-        self._start(EXTENDER, self._extender())
-        self.wait_ready()
-        self._start(SECOND, self._scheduler())
+        self.start_extender()
+        self.start_scheduler(packing(self.lab.folder / LOGIN))
+
+    def start_extender(self) -> None:
+        words = ("extender", "--listen", URL.removeprefix("http://"), "--namespace", "default")
+        login = ("--kubeconfig", str(self.lab.kubeconfig))
+        ours = parts.ours(EXTENDER, "autoscaler.cli", self.lab.folder, *words, *login)
+        self.lab.run(EXTENDER, *ours.command, env=ours.env)
+        ready = partial(asking.answers, f"{URL}/readyz")
+        self.lab.wait_for(ready, what="the extender to lead", within_s=SOON_S)
+
+    def start_scheduler(self, configuration: Object) -> None:
+        """The second kube-scheduler."""
+        config = self.lab.folder / f"{SECOND}.yaml"
+        config.write_text(yaml.safe_dump(configuration))
+        flags = (f"--config={config}", f"--secure-port={_SECURE_PORT}")
+        self.lab.run(SECOND, self.lab.binaries["kube"], "kube-scheduler", *flags)
         health = f"https://127.0.0.1:{_SECURE_PORT}/healthz"
         self.lab.wait_for(partial(asking.answers, health), what=SECOND)
 
     def stop(self, *names: str, kill: bool = False) -> None:
         for name in names or (SECOND, EXTENDER):
             self.lab.stop_component(name, kill=kill)
-
-    def wait_ready(self) -> None:
-        ready = partial(asking.answers, f"{URL}/readyz")
-        self.lab.wait_for(ready, what="the extender to lead", within_s=SOON_S)
-
-    def _start(self, name: str, component: Component) -> None:
-        self.lab.run(name, *component.command, env=component.env)
-
-    def _extender(self) -> Component:
-        words = ("extender", "--listen", URL.removeprefix("http://"), "--namespace", "default")
-        login = ("--kubeconfig", str(self.lab.kubeconfig))
-        return parts.ours(EXTENDER, "autoscaler.cli", self.lab.folder, *words, *login)
-
-    def _scheduler(self) -> Component:
-        login = self.lab.folder / "kube-scheduler.kubeconfig"
-        config = self.lab.folder / f"{SECOND}.yaml"
-        config.write_text(yaml.safe_dump(configuration(login)))
-        kube = (self.lab.binaries["kube"], "kube-scheduler")
-        flags = (f"--config={config}", f"--secure-port={_SECURE_PORT}")
-        return Component(SECOND, (*kube, *flags), self.lab.folder)
 
 
 @contextmanager
@@ -92,38 +85,47 @@ def gpu_scheduler(lab: Lab) -> Iterator[GpuScheduler]:
         scheduler.stop()
 
 
-def configuration(login: Path) -> Object:
-    """kube-scheduler's, with our profile and one of its own that it fills by itself."""
-    counted = [{"name": STAND_IN, "weight": 1}]
-    strategy = {"type": "MostAllocated", "resources": counted}
+def packing(login: Path) -> Object:
+    """kube-scheduler's configuration with our extender, as docs/extender.md has it."""
+    extender = {
+        "urlPrefix": URL,
+        "filterVerb": "filter",
+        "prioritizeVerb": "prioritize",
+        "bindVerb": "bind",
+        "preemptVerb": "preempt",
+        "weight": 200,
+        "nodeCacheCapable": True,
+        "ignorable": False,
+        "httpTimeout": "6s",
+        "managedResources": [{"name": name, "ignoredByScheduler": True} for name in _MANAGED],
+    }
+    return {
+        **_alone(login),
+        "profiles": [{"schedulerName": SCHEDULER}],
+        "extenders": [extender],
+    }
+
+
+def best_fit(login: Path) -> Object:
+    """kube-scheduler by itself: the fullest node that has room for what it can count."""
+    strategy = {"type": "MostAllocated", "resources": [{"name": STAND_IN, "weight": 1}]}
     fit = {"name": "NodeResourcesFit", "args": {"scoringStrategy": strategy}}
-    alone = {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeResourcesFit"}]}
+    first = {
+        "disabled": [{"name": "NodeResourcesFit"}],
+        "enabled": [{"name": "NodeResourcesFit", "weight": 100}],
+    }
+    profile = {"schedulerName": SCHEDULER, "pluginConfig": [fit], "plugins": {"score": first}}
+    return {**_alone(login), "profiles": [profile]}
+
+
+def _alone(login: Path) -> Object:
+    """The only one of its kind, as fast as it can."""
     return {
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         "clientConnection": {"kubeconfig": str(login), "qps": 1000, "burst": 2000},
         "leaderElection": {"leaderElect": False},
         "percentageOfNodesToScore": 100,
-        "profiles": [
-            {"schedulerName": SCHEDULER},
-            {"schedulerName": BEST_FIT, "pluginConfig": [fit], "plugins": {"score": alone}},
-        ],
-        "extenders": [
-            {
-                "urlPrefix": URL,
-                "filterVerb": "filter",
-                "prioritizeVerb": "prioritize",
-                "bindVerb": "bind",
-                "preemptVerb": "preempt",
-                "weight": 200,
-                "nodeCacheCapable": True,
-                "ignorable": False,
-                "httpTimeout": "6s",
-                "managedResources": [
-                    {"name": name, "ignoredByScheduler": True} for name in _MANAGED
-                ],
-            }
-        ],
     }
 
 

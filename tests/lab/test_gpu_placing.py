@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from scheduler_extender.node_report import GPUS
 from tests.lab import gpu
 from tests.lab.gpu import GpuScheduler, a_gpu_pod, granted, share
 from tests.lab.lab import NODES, Lab
@@ -27,7 +28,7 @@ def scheduler(lab: Lab) -> Iterator[GpuScheduler]:
     with gpu.gpu_scheduler(lab) as scheduler:
         yield scheduler
     for node in NODES:
-        lab.kubectl("annotate", "node", node, f"{gpu.GPUS}-")
+        lab.kubectl("annotate", "node", node, f"{GPUS}-")
 
 
 @pytest.fixture
