@@ -24,9 +24,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 MOST_BODY_BYTES: Final = 64 * 2**20  # 5,000 whole Nodes, should somebody send those
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain; charset=utf-8"
-VERBS: Final = ("filter", "prioritize", "preempt", "bind")
+VERBS: Final = ("filter", "prioritize", "pick", "preempt", "bind")
 ABOUT: Final = (
-    b"POST /filter, /prioritize, /preempt, /bind: a kube-scheduler extender; "
+    b"POST /filter, /prioritize, /pick, /preempt, /bind: a kube-scheduler extender; "
     b"GET /healthz, /readyz, /metrics\n"
 )
 
@@ -81,6 +81,8 @@ class App:
                 return self._verbs.filter(body)
             case "prioritize":
                 return self._verbs.prioritise(body)
+            case "pick":
+                return self._verbs.pick(body)
             case "preempt":
                 return self._verbs.preempt(body)
             case _:

@@ -85,12 +85,15 @@ def gpu_scheduler(lab: Lab) -> Iterator[GpuScheduler]:
         scheduler.stop()
 
 
-def packing(login: Path) -> Object:
+SCORED: Final = {"filterVerb": "filter", "prioritizeVerb": "prioritize"}
+PICKED: Final = {"filterVerb": "pick"}
+
+
+def packing(login: Path, verbs: Mapping[str, str] = PICKED) -> Object:
     """kube-scheduler's configuration with our extender, as docs/extender.md has it."""
     extender = {
         "urlPrefix": URL,
-        "filterVerb": "filter",
-        "prioritizeVerb": "prioritize",
+        **verbs,
         "bindVerb": "bind",
         "preemptVerb": "preempt",
         "weight": 200,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast pods get their cards through a real kube-scheduler, beside its own best-fit.
 
-`python -m tests.lab bench-extender`: kwok plays the nodes, the same pods are placed twice in the
-same lab: by kube-scheduler alone, which counts a node's GPU memory as one sum, and with our
-extender, which also says which cards. Judged from the pods' annotations alone.
+`python -m tests.lab bench-extender`: kwok plays the nodes, the same pods are placed again and again
+in the same lab: by kube-scheduler alone, which counts a node's GPU memory as one sum, and with our
+extender, which also says which cards; asked to filter and prioritise ("scored"), or to pick.
+Judged from the pods' annotations alone.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from tests.lab.rest import Mirror, Rest, connect
 Object = dict[str, Any]
 
 CARD_MIB: Final = 80_995  # an A100 of 80 GB without the driver's reserve
+BEST_FIT: Final = "best-fit"
 AT_ONCE: Final = 50  # requests under way
 CORES: Final = os.sysconf("SC_CLK_TCK")
 WITHIN_S: Final = 300.0
@@ -59,7 +61,7 @@ class Placed:
 
 
 def bench(lab: Lab, options: Sequence[str]) -> int:
-    """Both ways, one after the other; returns the exit status."""
+    """One way after the other; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab bench-extender", description=__doc__)
     usual = Asked()
     for name, what in (
@@ -74,31 +76,34 @@ def bench(lab: Lab, options: Sequence[str]) -> int:
     as_json = said.pop("json")
     for name in played.BESIDE:
         lab.stop_component(name)
-    both = run(lab, Asked(**said))
-    lines = [json.dumps([asdict(one) for one in both])] if as_json else map(_told, both)
+    ways = run(lab, Asked(**said))
+    lines = [json.dumps([asdict(one) for one in ways])] if as_json else map(_told, ways)
     sys.stdout.write("\n".join(lines) + "\n")
-    return 1 if any(one.wrong for one in both) else 0
+    return 1 if any(one.wrong for one in ways) else 0
 
 
-def run(lab: Lab, asked: Asked) -> tuple[Placed, Placed]:
+def run(lab: Lab, asked: Asked) -> list[Placed]:
     """kube-scheduler by itself, then with the extender. Raises `LabError`."""
     lab.kwok()
     return asyncio.run(_run(lab, asked))
 
 
-async def _run(lab: Lab, asked: Asked) -> tuple[Placed, Placed]:
+async def _run(lab: Lab, asked: Asked) -> list[Placed]:
     login = lab.folder / gpu.LOGIN
+    ways = {
+        BEST_FIT: gpu.best_fit(login),
+        "scored": gpu.packing(login, gpu.SCORED),
+        "picked": gpu.packing(login, gpu.PICKED),
+    }
     scheduler = GpuScheduler(lab)
     async with connect(lab.kubeconfig) as rest, _nodes(rest, asked):
         await asyncio.to_thread(scheduler.start_extender)
-        alone = await _placed(
-            "best-fit", scheduler, rest, asked=asked, configuration=gpu.best_fit(login)
-        )
-        ours = await _placed(
-            "extender", scheduler, rest, asked=asked, configuration=gpu.packing(login)
-        )
+        placed = [
+            await _placed(how, scheduler, rest, asked=asked, configuration=configuration)
+            for how, configuration in ways.items()
+        ]
         await asyncio.to_thread(scheduler.stop, EXTENDER)
-    return alone, ours
+    return placed
 
 
 async def _placed(
@@ -109,7 +114,7 @@ async def _placed(
     await rest.create("/api/v1/namespaces", {"metadata": {"name": name}})
     await asyncio.to_thread(lab.wait_for, lambda: _has_account(lab, name), what=name)
     path = f"/api/v1/namespaces/{name}/pods"
-    await _each([(path, pod) for pod in _pods(asked, extender=how == "extender")], rest.create)
+    await _each([(path, pod) for pod in _pods(asked, extender=how != BEST_FIT)], rest.create)
     bindings = _Bindings(asked.pods)
     mirror = Mirror(rest, path, on_change=bindings.seen)
     watching = asyncio.create_task(mirror.run())
@@ -121,7 +126,8 @@ async def _placed(
     watching.cancel()
     pods = (await rest.get(path))["items"]
     await asyncio.to_thread(scheduler.stop, SECOND)
-    await rest.delete(path, {"gracePeriodSeconds": 0})
+    gone = [(f"{path}/{pod['metadata']['name']}", {"gracePeriodSeconds": 0}) for pod in pods]
+    await _each(gone, rest.delete)
     took_s = max(bindings.times.values()) - min(bindings.times.values())
     return Placed(
         how=how,
@@ -129,7 +135,7 @@ async def _placed(
         took_s=round(took_s, 1),
         nodes_used=len({pod["spec"]["nodeName"] for pod in pods}),
         cards_used=len({uuid for pod in pods for uuid in gpu.granted(pod)}),
-        wrong=tuple(_wrong(pods, asked) if how == "extender" else ()),
+        wrong=tuple(_wrong(pods, asked) if how != BEST_FIT else ()),
         cpu_s={one: round(after[one] - before.get(one, 0.0), 1) for one in after},
         load=round(os.getloadavg()[0], 1),
     )
