@@ -57,6 +57,10 @@ class GpuScheduler:
         login = ("--kubeconfig", str(self.lab.kubeconfig))
         ours = parts.ours(EXTENDER, "autoscaler.cli", self.lab.folder, *words, *login)
         self.lab.run(EXTENDER, *ours.command, env=ours.env)
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """The extender leads. Raises `LabError`."""
         ready = partial(asking.answers, f"{URL}/readyz")
         self.lab.wait_for(ready, what="the extender to lead", within_s=SOON_S)
 

@@ -86,3 +86,25 @@ def test_what_does_not_fit_waits_and_says_why(place: Place) -> None:
     place.kubectl("delete", "pod", "whole-0")
     place.until(lambda: granted(place.get("pod", "late")), within_s=60)
     assert not gpu.doubts(pods(place), CARDS)
+
+
+@pytest.mark.parametrize("name", [gpu.EXTENDER, gpu.SECOND])
+def test_a_restart_in_the_middle_loses_no_pod_and_gives_no_card_twice(
+    place: Place, scheduler: GpuScheduler, name: str
+) -> None:
+    """Killed as soon as the first pod is placed; what is left is placed after it is back."""
+    names = [f"p{number}" for number in range(24)]
+    place.apply(*(a_process(one, share(3_000, 12)) for one in names))
+    place.until(lambda: any(map(granted, pods(place))))
+    scheduler.stop(name, kill=True)
+    between = [granted(pod) for pod in pods(place)]
+    scheduler.lab.start_component(name)
+    scheduler.wait_ready()
+    place.until(lambda: all(map(granted, pods(place))), within_s=90)
+    place.until(lambda: all(seen(place, one) is not None for one in names), within_s=60)
+    after = pods(place)
+    assert not gpu.doubts(after, CARDS)
+    assert {pod["metadata"]["name"]: seen(place, pod["metadata"]["name"]) for pod in after} == {
+        pod["metadata"]["name"]: ",".join(granted(pod)) for pod in after
+    }
+    assert all(had in ([], granted(pod)) for had, pod in zip(between, after, strict=True))
