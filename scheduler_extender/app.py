@@ -32,7 +32,10 @@ ABOUT: Final = (
 
 
 class App:
-    """`why_unready` says why this process cannot answer verbs now; None: it can."""
+    """`why_unready` says why this process cannot answer verbs now; None: it can.
+
+    What comes in on `pages_port` gets pages and no verb.
+    """
 
     def __init__(
         self,
@@ -40,17 +43,19 @@ class App:
         *,
         registry: CollectorRegistry,
         why_unready: Callable[[], str | None] = lambda: None,
+        pages_port: int | None = None,
     ) -> None:
         self._verbs = verbs
         self._registry = registry
         self._metrics = VerbMetrics(registry)
         self._why_unready = why_unready
+        self._pages_port = pages_port
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         verb = scope["path"].rpartition("/")[2]
-        if scope["method"] == "POST" and verb in VERBS:
+        if scope["method"] == "POST" and verb in VERBS and self._takes_verbs(scope):
             body = await _body(receive)
             status, kind, answer = await self._verb(verb, body)
         else:
@@ -58,6 +63,9 @@ class App:
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
+
+    def _takes_verbs(self, scope: MutableMapping[str, Any]) -> bool:
+        return self._pages_port is None or scope["server"][1] != self._pages_port
 
     async def _verb(self, verb: str, body: bytes | None) -> tuple[int, bytes, bytes]:
         began_s, status = time.perf_counter(), 500

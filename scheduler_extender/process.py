@@ -43,22 +43,32 @@ KEEP_ALIVE_S: Final = 90  # kube-scheduler keeps idle connections; it must be wh
 
 def run(settings: Settings) -> None:
     """Until SIGTERM or Ctrl-C. Raises `GiveUp` where the Lease was lost, or nothing can work."""
-    bound = _bound(settings)
+    bound = _bound(settings.host, settings.port)
+    pages = _bound(*settings.pages, option="--pages") if settings.pages else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings, bound))
+        runner.run(_run(settings, bound, pages))
 
 
-async def _run(settings: Settings, bound: socket.socket) -> None:
+async def _run(settings: Settings, bound: socket.socket, pages: socket.socket | None) -> None:
     async with Api(settings.kubeconfig) as api:
-        await Process(settings, api, bound).run()
+        await Process(settings, api, bound, pages=pages).run()
 
 
 class Process:
-    def __init__(self, settings: Settings, api: Api, bound: socket.socket) -> None:
+    """Verbs are answered on `bound`; health and metrics there, and on `pages` if it is given."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: Api,
+        bound: socket.socket,
+        *,
+        pages: socket.socket | None = None,
+    ) -> None:
         pod = os.environ.get("POD_NAME") or socket.gethostname()
         namespace = settings.namespace or os.environ.get("POD_NAMESPACE") or api.namespace
         self._settings = settings
-        self._socket = bound
+        self._sockets = [bound] if pages is None else [bound, pages]
         self._stop = asyncio.Event()
         self._state = ClusterState()
         self._lease = KubernetesLease(
@@ -72,7 +82,12 @@ class Process:
         registry = CollectorRegistry()
         registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
         verbs = Verbs(self._state, self._binds)
-        app = App(verbs, registry=registry, why_unready=self._why_unready)
+        app = App(
+            verbs,
+            registry=registry,
+            why_unready=self._why_unready,
+            pages_port=pages.getsockname()[1] if pages else None,
+        )
         self._server = _Server(
             uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", ws="none",
@@ -84,8 +99,8 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        serving = asyncio.create_task(self._server.serve([self._socket]))
-        host, port = self._socket.getsockname()[:2]
+        serving = asyncio.create_task(self._server.serve(self._sockets))
+        host, port = self._sockets[0].getsockname()[:2]
         log.info("extender started", listen=f"{host}:{port}", identity=self._lease.identity)
         leading = asyncio.create_task(self._lead())
         stopping = asyncio.create_task(self._stop.wait())
@@ -190,16 +205,16 @@ async def audit(state: ClusterState, reporter: Reporter) -> None:
                 )
 
 
-def _bound(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _bound(host: str, port: int, *, option: str = "--listen") -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((settings.host, settings.port))
+        bound.bind((host, port))
     except OSError as error:
         bound.close()
         raise BadInput(
-            f"--listen {settings.host}:{settings.port}: cannot listen there "
+            f"{option} {host}:{port}: cannot listen there "
             f"({error.strerror or error}); choose another, port 0 takes a free one"
         ) from error
     return bound
