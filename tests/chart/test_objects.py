@@ -53,7 +53,11 @@ EVERYTHING: dict[str, Any] = {
     "scheduler": {"enabled": True, "migProfiles": ["1g.10gb"]},
 }
 # Roles that every cluster has, as its version needs them.
-OF_THE_CLUSTER = {"system:kube-scheduler", "system:volume-scheduler"}
+OF_THE_CLUSTER = {
+    "system:kube-scheduler",
+    "system:volume-scheduler",
+    "extension-apiserver-authentication-reader",
+}
 SETS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "everything": EVERYTHING,
