@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPU pods through a real kube-scheduler and our extender: each process sees its own cards."""
 
+import asyncio
 import json
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
+from scheduler_extender.adapters.api import Api
+from scheduler_extender.adapters.cluster import KubernetesBinder
+from scheduler_extender.errors import Unreachable
 from scheduler_extender.node_report import GPUS
+from scheduler_extender.ports import Binding
 from tests.lab import gpu
 from tests.lab.gpu import GpuScheduler, a_gpu_pod, granted, share
 from tests.lab.lab import NODES, Lab
@@ -108,3 +115,32 @@ def test_a_restart_in_the_middle_loses_no_pod_and_gives_no_card_twice(
         pod["metadata"]["name"]: ",".join(granted(pod)) for pod in after
     }
     assert all(had in ([], granted(pod)) for had, pod in zip(between, after, strict=True))
+
+
+def test_a_binding_that_ran_out_of_time_is_not_made_later(place: Place) -> None:
+    """On this rests that a new leader may give out what the old one asked for in vain."""
+    place.apply(a_gpu_pod("late", {}, image="shell") | {"spec": NOBODYS})
+    uid = place.get("pod", "late")["metadata"]["uid"]
+    etcd = place.lab.component("etcd").process
+    assert etcd is not None
+    os.kill(etcd.pid, signal.SIGSTOP)
+    try:
+        asyncio.run(bind_in_vain(place, uid))
+    finally:
+        os.kill(etcd.pid, signal.SIGCONT)
+    place.lab.wait_api()
+    # What was left in etcd's hands comes before what is written now.
+    place.kubectl("annotate", "pod", "late", "after=it")
+    assert "nodeName" not in place.get("pod", "late")["spec"]
+    assert not granted(place.get("pod", "late"))
+
+
+NOBODYS = {"schedulerName": "nobody", "containers": [{"name": "c", "image": "shell"}]}
+
+
+async def bind_in_vain(place: Place, uid: str) -> None:
+    async with Api(place.lab.kubeconfig) as api:
+        said = {gpu.UUIDS: "GPU-x", gpu.MEMORY: "1", gpu.CORE: "1"}
+        with pytest.raises(Unreachable):
+            await KubernetesBinder(api).bind(Binding(place.namespace, "late", uid, NODES[0], said))
+        await asyncio.sleep(1.0)  # longer than the API server was given
