@@ -16,7 +16,7 @@ still comes, and is to be sent nothing more.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import orjson
@@ -145,7 +145,7 @@ def decode_report(line: bytes) -> Hello | Report:
             return Hello(**message["hello"])
         return Report(
             version=int(message["version"]),
-            demand=tuple(Demand(**d) for d in message["demand"]),
+            demand=tuple(_demand(d) for d in message["demand"]),
             listening=tuple(Listening(**each) for each in message["listening"]),
             waking=tuple(str(service) for service in message["waking"]),
             waits_s={str(s): float(wait_s) for s, wait_s in message["waits_s"].items()},
@@ -167,6 +167,14 @@ def _object(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ChannelError(f"not a JSON object but {type(message).__name__}")
     return message
+
+
+_DEMAND: Final = frozenset(each.name for each in fields(Demand))
+
+
+def _demand(said: dict[str, Any]) -> Demand:
+    """An activator may be older or newer: what it does not say is 0, what is not known is left."""
+    return Demand(**{name: value for name, value in said.items() if name in _DEMAND})
 
 
 def _route(fields: dict[str, Any]) -> Route:

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from autoscaler.activator.app import Activator
 from autoscaler.activator.metrics import ActivatorCollector
+from autoscaler.adapters.activators import IN_TOKENS
 from autoscaler.adapters.engines.table import ENGINES, Engine
 from autoscaler.adapters.kubernetes.metrics import ControllerCollector, TickSeconds
 from autoscaler.api.metrics import QUERIES, LoopCollector
@@ -22,10 +23,15 @@ from autoscaler.core.proposal import BOUNDS
 from autoscaler.core.signals import MEASURES, SIGNALS, Measure, NoReading, Signal
 from autoscaler.loop import ControlLoop
 from docs.table import table
+from scheduler_extender.admission.app import App as Admission
+from scheduler_extender.admission.pods import Wiring
+from scheduler_extender.metrics import StateCollector, VerbMetrics
+from scheduler_extender.node_agent.metrics import NodeCollector
+from scheduler_extender.state import ClusterState
 from serving.exposition import WorkerCollector
 from serving.telemetry import Telemetry
 
-_ONLY_ACTIVATORS = frozenset({Measure.HELD, Measure.HELD_SECONDS_TOTAL})
+_ONLY_ACTIVATORS = frozenset({Measure.HELD, Measure.HELD_SECONDS_TOTAL, *IN_TOKENS})
 
 
 def collectors() -> Mapping[str, tuple[Collector, ...]]:
@@ -34,6 +40,9 @@ def collectors() -> Mapping[str, tuple[Collector, ...]]:
     activator = cast(Activator, SimpleNamespace(desks={}, link=SimpleNamespace(up=True)))
     ticks = CollectorRegistry()
     TickSeconds(ticks)
+    verbs, webhook = CollectorRegistry(), CollectorRegistry()
+    VerbMetrics(verbs)
+    Admission(Wiring(), registry=webhook)
     return {
         "The controller": (LoopCollector(loop, demand=lambda _: NoReading("no activator")),),
         "The controller on Kubernetes, beside these": (
@@ -42,6 +51,9 @@ def collectors() -> Mapping[str, tuple[Collector, ...]]:
         ),
         "An activator": (ActivatorCollector(activator),),
         "The worker": (WorkerCollector(Telemetry(), now_s=0.0),),
+        "The extender": (verbs, StateCollector(ClusterState(), leading=lambda: False)),
+        "The agent of a node": (NodeCollector(lambda: None, pods=tuple),),
+        "The webhook for pods": (webhook,),
     }
 
 

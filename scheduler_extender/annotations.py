@@ -29,6 +29,7 @@ MODELS: Final = f"{PREFIX}gpu-models"
 POLICY: Final = f"{PREFIX}gpu-policy"
 MESH: Final = f"{PREFIX}mesh"
 APART: Final = f"{PREFIX}mesh-apart"
+CONTAINER: Final = f"{PREFIX}gpu-container"  # the only one that sees the cards
 # The same as extended resources, which kube-scheduler passes by and we manage.
 GPU_RESOURCE: Final = f"{PREFIX}gpu"
 MEM_RESOURCE: Final = f"{PREFIX}gpu-mem-mib"
@@ -39,6 +40,7 @@ MIG_RESOURCE: Final = f"{PREFIX}mig-"  # and the profile: tidegate.dev/mig-1g.10
 GRANTED_UUIDS: Final = f"{PREFIX}gpu-uuids"
 GRANTED_MIB: Final = f"{PREFIX}gpu-mem-mib"
 GRANTED_CORE: Final = f"{PREFIX}gpu-core-percent"
+GRANTED_MESH: Final = f"{PREFIX}gpu-mesh"  # only of pods of a mesh
 
 MOST_CARDS: Final = 64
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
@@ -63,6 +65,7 @@ class Granted:
     uuids: tuple[str, ...]
     memory_mib: int
     milli: int
+    mesh: str = ""  # as it was when the pod was bound: its wish may be edited later
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ def grant_annotations(grant: Grant) -> dict[str, str]:
         GRANTED_UUIDS: ",".join(grant.uuids),
         GRANTED_MIB: str(min(part.memory_mib for part in grant.parts)),
         GRANTED_CORE: str(min(part.milli for part in grant.parts) // 10),
+        **({GRANTED_MESH: grant.mesh} if grant.mesh else {}),
     }
 
 
@@ -130,7 +134,7 @@ def granted_to(annotations: Mapping[str, str]) -> Granted | None:
     if not all(re.fullmatch("[0-9]{1,9}", size) for size in sizes):
         raise ValueError(f"{GRANTED_MIB}, {GRANTED_CORE}: {sizes} are not two whole numbers")
     memory_mib, percent = map(int, sizes)
-    return Granted(names, memory_mib, percent * 10)
+    return Granted(names, memory_mib, percent * 10, annotations.get(GRANTED_MESH, ""))
 
 
 def demand_of(raw: Raw) -> Demand | Unclear:

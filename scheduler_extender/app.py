@@ -6,24 +6,21 @@ says: another answers, or not yet; kube-scheduler backs off and tries again.
 """
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from scheduler_extender.errors import Malformed, NotLeading
+from scheduler_extender.listening import TEXT, Receive, Scope, Send, reply, whole_body
 from scheduler_extender.metrics import VerbMetrics
 from scheduler_extender.verbs import Verbs
 
 log = structlog.get_logger(__name__)
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 MOST_BODY_BYTES: Final = 64 * 2**20  # 5,000 whole Nodes, should somebody send those
 JSON: Final = b"application/json"
-TEXT: Final = b"text/plain; charset=utf-8"
 VERBS: Final = ("filter", "prioritize", "pick", "preempt", "bind")
 ABOUT: Final = (
     b"POST /filter, /prioritize, /pick, /preempt, /bind: a kube-scheduler extender; "
@@ -51,20 +48,18 @@ class App:
         self._why_unready = why_unready
         self._pages_port = pages_port
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         verb = scope["path"].rpartition("/")[2]
         if scope["method"] == "POST" and verb in VERBS and self._takes_verbs(scope):
-            body = await _body(receive)
+            body = await whole_body(receive, most_bytes=MOST_BODY_BYTES)
             status, kind, answer = await self._verb(verb, body)
         else:
             status, kind, answer = self._page(scope["path"])
-        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(answer))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await reply(send, status=status, kind=kind, body=answer)
 
-    def _takes_verbs(self, scope: MutableMapping[str, Any]) -> bool:
+    def _takes_verbs(self, scope: Scope) -> bool:
         return self._pages_port is None or scope["server"][1] != self._pages_port
 
     async def _verb(self, verb: str, body: bytes | None) -> tuple[int, bytes, bytes]:
@@ -106,16 +101,3 @@ class App:
             case "/metrics":
                 return 200, CONTENT_TYPE_LATEST.encode(), generate_latest(self._registry)
         return 404, TEXT, ABOUT
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """None where it is too long."""
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= MOST_BODY_BYTES:
-            parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts) if size <= MOST_BODY_BYTES else None

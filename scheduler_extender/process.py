@@ -5,13 +5,11 @@ A process that loses the Lease ends, and is started anew by its Deployment: it m
 """
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import Final
 from uuid import uuid4
 
@@ -26,7 +24,8 @@ from scheduler_extender.adapters.events import KubernetesReporter
 from scheduler_extender.adapters.lease import KubernetesLease
 from scheduler_extender.app import App
 from scheduler_extender.binding import BIND_S, Binds
-from scheduler_extender.errors import BadInput, GiveUp, NotLeading
+from scheduler_extender.errors import GiveUp, NotLeading
+from scheduler_extender.listening import Server, bound
 from scheduler_extender.metrics import StateCollector
 from scheduler_extender.ports import Reporter
 from scheduler_extender.settings import Settings
@@ -36,39 +35,38 @@ from scheduler_extender.verbs import Verbs
 log = structlog.get_logger(__name__)
 
 SETTLE_S: Final = 1.0
-LEARN_S: Final = 600.0  # until scores go by the pods that came of late
 AUDIT_AT_ONCE: Final = 20  # nodes between two breaths
 KEEP_ALIVE_S: Final = 90  # kube-scheduler keeps idle connections; it must be who closes first
 
 
 def run(settings: Settings) -> None:
     """Until SIGTERM or Ctrl-C. Raises `GiveUp` where the Lease was lost, or nothing can work."""
-    bound = _bound(settings.host, settings.port)
-    pages = _bound(*settings.pages, option="--pages") if settings.pages else None
+    taken = bound(settings.host, settings.port)
+    pages = bound(*settings.pages, option="--pages") if settings.pages else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings, bound, pages))
+        runner.run(_run(settings, taken, pages))
 
 
-async def _run(settings: Settings, bound: socket.socket, pages: socket.socket | None) -> None:
+async def _run(settings: Settings, taken: socket.socket, pages: socket.socket | None) -> None:
     async with Api(settings.kubeconfig) as api:
-        await Process(settings, api, bound, pages=pages).run()
+        await Process(settings, api, taken, pages=pages).run()
 
 
 class Process:
-    """Verbs are answered on `bound`; health and metrics there, and on `pages` if it is given."""
+    """Verbs are answered on `taken`; health and metrics there, and on `pages` if it is given."""
 
     def __init__(
         self,
         settings: Settings,
         api: Api,
-        bound: socket.socket,
+        taken: socket.socket,
         *,
         pages: socket.socket | None = None,
     ) -> None:
         pod = os.environ.get("POD_NAME") or socket.gethostname()
         namespace = settings.namespace or os.environ.get("POD_NAMESPACE") or api.namespace
         self._settings = settings
-        self._sockets = [bound] if pages is None else [bound, pages]
+        self._sockets = [taken] if pages is None else [taken, pages]
         self._stop = asyncio.Event()
         self._state = ClusterState()
         self._lease = KubernetesLease(
@@ -88,7 +86,7 @@ class Process:
             why_unready=self._why_unready,
             pages_port=pages.getsockname()[1] if pages else None,
         )
-        self._server = _Server(
+        self._server = Server(
             uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", ws="none",
                 server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
@@ -150,7 +148,7 @@ class Process:
             pods=len(self._state.pods),
             after_s=round(time.monotonic() - began_s, 2),
         )
-        audit_at_s = learn_at_s = time.monotonic()
+        audit_at_s = time.monotonic()
         while True:
             await asyncio.sleep(SETTLE_S)
             await self._binds.settle()
@@ -158,9 +156,6 @@ class Process:
             if now_s - audit_at_s >= self._settings.audit_s:
                 audit_at_s = now_s
                 await audit(self._state, self._reporter)
-            if now_s - learn_at_s >= LEARN_S:
-                learn_at_s = now_s
-                self._state.expect_arrivals()
 
     def _why_unready(self) -> str | None:
         try:
@@ -181,14 +176,6 @@ class Process:
         log.info("stopped")
 
 
-class _Server(uvicorn.Server):
-    """Leaves the process's signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def audit(state: ClusterState, reporter: Reporter) -> None:
     """Look at every node, a few at a time, so that no call waits for it."""
     for count, name in enumerate(tuple(state.fleet.nodes)):
@@ -203,18 +190,3 @@ async def audit(state: ClusterState, reporter: Reporter) -> None:
                     reason="GpuAllocationDoubted",
                     message=f"{doubt.why}; no more pods get {cards or 'its GPUs'} until that ends",
                 )
-
-
-def _bound(host: str, port: int, *, option: str = "--listen") -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise BadInput(
-            f"{option} {host}:{port}: cannot listen there "
-            f"({error.strerror or error}); choose another, port 0 takes a free one"
-        ) from error
-    return bound

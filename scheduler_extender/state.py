@@ -138,7 +138,7 @@ class ClusterState:
                 self.pod_gone(unseen.uid)
         if not self.pods_synced:
             self.pods_synced = True
-            self.expect_arrivals()
+            self._expect()
 
     # What bind does
 
@@ -189,11 +189,14 @@ class ClusterState:
         """The pods that the watch shows on a node."""
         return tuple(self.pods[uid] for uid in self._on.get(node, ()))
 
-    # What upkeep does
+    # What filter does
 
-    def expect_arrivals(self) -> None:
-        """Score by what has come of late. Forgets all scores: seldom, and never within a call."""
-        self.scores.expect(self.arrivals.typical())
+    def arrived(self, demand: Demand) -> None:
+        """A pod that wants this was asked about for the first time."""
+        self.arrivals.observe([demand])
+        self._expect()
+
+    # What upkeep does
 
     def doubts(self) -> tuple[Doubt, ...]:
         return tuple(doubt for doubts in self._doubts.values() for doubt in doubts)
@@ -246,6 +249,12 @@ class ClusterState:
 
     # What they share
 
+    def _expect(self) -> None:
+        """Score by what has come of late, once that is news: it costs all scores that are kept."""
+        news = self.arrivals.news()
+        if news is not None:
+            self.scores.expect(news)
+
     def _pod(self, pod: PodSeen) -> None:
         if pod.ended:
             self.pod_gone(pod.uid)
@@ -262,6 +271,9 @@ class ClusterState:
         entry = self.ledger.entry(pod.uid)
         fact = _fact(pod) if pod.granted is not None else None
         name = f"pod {pod.namespace}/{pod.name}"
+        if entry is not None and fact is not None:
+            # Its mesh is no claim on a card, so whoever edits that does nobody harm.
+            fact = replace(fact, mesh=entry.fact.mesh)
         if entry is not None and entry.stage is Stage.BOUND and entry.fact != fact:
             why = f"{name}: its grant was changed after it was bound"
             self._tamper(pod.uid, Doubt(entry.fact.node, entry.fact.uuids, why))
@@ -346,4 +358,6 @@ def _fact(pod: PodSeen) -> Fact:
     if pod.granted is None:
         raise ValueError(f"pod {pod.namespace}/{pod.name} was granted nothing")
     granted = pod.granted
-    return Fact(pod.uid, pod.node, granted.uuids, granted.memory_mib, granted.milli)
+    return Fact(
+        pod.uid, pod.node, granted.uuids, granted.memory_mib, granted.milli, mesh=granted.mesh
+    )

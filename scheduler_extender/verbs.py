@@ -50,7 +50,7 @@ class Verbs:
         points = np.zeros(len(rows), dtype=np.int64)
         known = rows >= 0
         if isinstance(wish, Demand) and known.any():
-            scores = self._state.scores.scores(wish)[rows[known]]
+            scores = self._state.scores.scores(wish, rows[known])
             points[known] = decisive(scores, self._state.fleet.order()[rows[known]])
         return wire.scores_reply(self._priorities.of(asked.names, rows, points))
 
@@ -90,7 +90,7 @@ class Verbs:
         if isinstance(wish, Unclear) or not wish.cards or len(found.fitting) < 2:
             return found
         rows = self._rows(found.fitting)
-        best = winner(self._state.scores.scores(wish)[rows], self._state.fleet.order()[rows])
+        best = winner(self._state.scores.scores(wish, rows), self._state.fleet.order()[rows])
         return found if best is None else wire.Filtered([found.fitting[best]])
 
     def _wish(self, pod: wire.Raw, *, anew: bool = False) -> tuple[Demand | Unclear, str]:
@@ -105,7 +105,7 @@ class Verbs:
             raise Malformed(f"ExtenderArgs.Pod is no pod: {error!r}") from error
         self._binds.remember(uid, wish)
         if known is None and isinstance(wish, Demand):
-            self._state.arrivals.observe([wish])
+            self._state.arrived(wish)
         return wish, uid
 
     def _rows(self, names: Sequence[str]) -> Ints:

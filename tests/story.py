@@ -14,7 +14,17 @@ from autoscaler.core.replicas import Replica, ReplicaState
 from autoscaler.core.signals import Measure, NoReading, Quantity, Reading, ServiceSnapshot
 from tests.builders import A_SERVICE
 
-LEVELS = ("concurrency", "held", "waiting", "rps", "tokens/s")
+LEVELS = (
+    "concurrency",
+    "held",
+    "waiting",
+    "rps",
+    "tokens/s",
+    "asked/s",
+    "open-ended/s",
+    "held-tokens",
+    "open-ended",
+)
 
 
 GROWS: dict[str, Measure] = {
@@ -22,6 +32,8 @@ GROWS: dict[str, Measure] = {
     "held": Measure.HELD_SECONDS_TOTAL,
     "rps": Measure.REQUESTS_TOTAL,
     "tokens/s": Measure.TOKENS_TOTAL,
+    "asked/s": Measure.OUTPUT_TOKENS_ASKED_TOTAL,
+    "open-ended/s": Measure.OPEN_ENDED_TOTAL,
 }
 BLINDS = {
     "concurrency": (Measure.REQUEST_SECONDS_TOTAL, Measure.IN_FLIGHT),
@@ -29,6 +41,10 @@ BLINDS = {
     "waiting": (Measure.WAITING,),
     "rps": (Measure.REQUESTS_TOTAL,),
     "tokens/s": (Measure.TOKENS_TOTAL,),
+    "asked/s": (Measure.OUTPUT_TOKENS_ASKED_TOTAL,),
+    "open-ended/s": (Measure.OPEN_ENDED_TOTAL,),
+    "held-tokens": (Measure.HELD_OUTPUT_TOKENS,),
+    "open-ended": (Measure.HELD_OPEN_ENDED,),
 }
 
 
@@ -73,6 +89,8 @@ class Story:
             Measure.HELD: known["held"],
             Measure.IN_FLIGHT: max(known["concurrency"] - known["held"], 0.0),
             Measure.WAITING: known["waiting"],
+            Measure.HELD_OUTPUT_TOKENS: known["held-tokens"],
+            Measure.HELD_OPEN_ENDED: known["open-ended"],
         }
         measures: dict[Quantity, Reading | NoReading] = {
             measure: Reading(value, at_s, "test") for measure, value in numbers.items()

@@ -315,6 +315,8 @@ class Desk:
     def demand(self, now_s: float) -> Demand:
         """What the controller is told."""
         holding = self.holding
+        held_prompt_tokens, held_output_tokens, held_open_ended = holding.held_work
+        prompt_tokens_total, output_tokens_asked_total, open_ended_total = holding.work
         return Demand(
             service=self.route.service,
             held=holding.held,
@@ -329,6 +331,12 @@ class Desk:
             broken_total=holding.broken,
             request_seconds_total=holding.request_seconds(now_s),
             held_seconds_total=holding.held_seconds(now_s),
+            held_prompt_tokens=held_prompt_tokens,
+            held_output_tokens=held_output_tokens,
+            held_open_ended=held_open_ended,
+            prompt_tokens_total=prompt_tokens_total,
+            output_tokens_asked_total=output_tokens_asked_total,
+            open_ended_total=open_ended_total,
         )
 
     # The end

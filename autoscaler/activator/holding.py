@@ -24,6 +24,7 @@ Rules, each kept after every call:
 - H5 `arrived == held + in_flight + answered + broken + refused + expired + cancelled`.
 - H6 `request_seconds` and `held_seconds` are exact integrals over time: of held + in flight, and
   of held.
+- H7 `held_work` is the sum of the work of those held, `work` of all that ever arrived.
 
 Every call costs O(1) amortised, but for `set_endpoints` and `sweep`, which cost what they change.
 """
@@ -50,12 +51,19 @@ class TicketState(Enum):
     CANCELLED = "cancelled"  # its client went away, waiting or in flight
 
 
+# What a request for generated text is estimated to cost: tokens of its prompt, tokens it allows its
+# answer, and 1 if it allows any number of them. A plain tuple: one is made for each request.
+Work = tuple[int, int, int]
+NO_WORK: Work = (0, 0, 0)
+
+
 class Ticket:
     """One request. `Holding` changes it; others only read.
 
     `owner` is whatever the caller handed to `arrive`. `endpoint` is set while IN_FLIGHT (and stays
     after). `was_held` and `held_s` (seconds, summed over all its waits) tell whether and how long
-    it waited, `cold` whether no endpoint at all could be used when it began to wait.
+    it waited, `cold` whether no endpoint at all could be used when it began to wait. `work` is None
+    unless it asks for generated text.
     """
 
     __slots__ = (
@@ -69,13 +77,17 @@ class Ticket:
         "size_bytes",
         "state",
         "was_held",
+        "work",
     )
 
-    def __init__(self, number: int, owner: Any, arrived_at_s: float, size_bytes: int) -> None:
+    def __init__(
+        self, number: int, owner: Any, arrived_at_s: float, size_bytes: int, work: Work | None
+    ) -> None:
         self.number = number
         self.owner = owner
         self.arrived_at_s = arrived_at_s
         self.size_bytes = size_bytes
+        self.work = work
         self.state = TicketState.IN_FLIGHT
         self.endpoint = ""
         self.was_held = False
@@ -115,6 +127,7 @@ class Holding:
         self.held = self.held_bytes = self.in_flight = 0
         self.arrived = self.answered = self.broken = 0
         self.refused = self.expired = self.cancelled = 0
+        self.work = self.held_work = NO_WORK
         self._queue: OrderedDict[int, Ticket] = OrderedDict()  # never seated yet, oldest first
         # Seated once and sent back, oldest first. Whoever was seated came before all who never were
         # (H1), so this heap always goes before the queue. Entries of tickets that left are skipped.
@@ -172,14 +185,18 @@ class Holding:
 
     # What happens to one request
 
-    def arrive(self, now_s: float, *, size_bytes: int = 0, owner: Any = None) -> Ticket:
+    def arrive(
+        self, now_s: float, *, size_bytes: int = 0, owner: Any = None, work: Work | None = None
+    ) -> Ticket:
         """A request comes in. Its ticket is IN_FLIGHT (see `endpoint`), HELD or REFUSED.
 
         `size_bytes`: the memory that keeping it takes at most; counted against `hold_bytes` while
-        it is held.
+        it is held. `work`: what is known of its cost; it is the ticket's from now on.
         """
         self.arrived += 1
-        ticket = Ticket(self.arrived, owner, now_s, size_bytes)
+        ticket = Ticket(self.arrived, owner, now_s, size_bytes, work)
+        if work is not None:
+            self.work = _sum(self.work, work)
         if self._open and not self.held:
             self._count_requests(now_s)
             self._seat(ticket, now_s)
@@ -187,6 +204,15 @@ class Holding:
             ticket.state = TicketState.REFUSED
             self.refused += 1
         return ticket
+
+    def allows(self, ticket: Ticket, output_tokens: int | None) -> None:
+        """It has become known how many output tokens a request allows; None: any number."""
+        if ticket.work is None:
+            raise ValueError(f"allows: ticket {ticket.number} came without an estimate")
+        more = (0, output_tokens or 0, int(output_tokens is None))
+        ticket.work, self.work = _sum(ticket.work, more), _sum(self.work, more)
+        if ticket.state is TicketState.HELD:
+            self.held_work = _sum(self.held_work, more)
 
     def finish(
         self, ticket: Ticket, now_s: float, fate: TicketState = TicketState.ANSWERED
@@ -328,6 +354,8 @@ class Holding:
         ticket.cold = ticket.cold or not self._usable
         self.held += 1
         self.held_bytes = size_bytes
+        if ticket.work is not None:
+            self.held_work = _sum(self.held_work, ticket.work)
         if back:
             heapq.heappush(self._sent_back, (ticket.number, ticket))
         else:
@@ -341,6 +369,8 @@ class Holding:
         ticket.held_s += max(0.0, now_s - ticket.held_since_s)
         self.held -= 1
         self.held_bytes -= ticket.size_bytes
+        if ticket.work is not None:
+            self.held_work = _difference(self.held_work, ticket.work)
         self._queue.pop(ticket.number, None)
 
     def _release_one(self, now_s: float) -> Ticket | None:
@@ -451,3 +481,11 @@ class Holding:
         if now_s > self._held_at_s:
             self._held_area += self.held * (now_s - self._held_at_s)
             self._held_at_s = now_s
+
+
+def _sum(of: Work, more: Work) -> Work:
+    return of[0] + more[0], of[1] + more[1], of[2] + more[2]
+
+
+def _difference(of: Work, less: Work) -> Work:
+    return of[0] - less[0], of[1] - less[1], of[2] - less[2]

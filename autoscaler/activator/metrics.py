@@ -22,6 +22,18 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Demand], float]]]] = {
         "Requests sent to replicas and not answered yet.",
         lambda d: d.in_flight,
     ),
+    "held_prompt_tokens": (
+        "Tokens of the prompts held now, estimated from their bytes.",
+        lambda d: d.held_prompt_tokens,
+    ),
+    "held_output_tokens": (
+        "Tokens that the requests held now allow for their answers.",
+        lambda d: d.held_output_tokens,
+    ),
+    "held_open_ended_requests": (
+        "Requests for generated text held now that allow any number of tokens.",
+        lambda d: d.held_open_ended,
+    ),
 }
 _COUNTERS: Final[dict[str, tuple[str, Callable[[Demand], float]]]] = {
     "requests": ("Requests that arrived.", lambda d: d.requests_total),
@@ -30,6 +42,18 @@ _COUNTERS: Final[dict[str, tuple[str, Callable[[Demand], float]]]] = {
         lambda d: d.request_seconds_total,
     ),
     "held_seconds": ("Time integral of requests held.", lambda d: d.held_seconds_total),
+    "prompt_tokens": (
+        "Tokens of the prompts that arrived, estimated from their bytes.",
+        lambda d: d.prompt_tokens_total,
+    ),
+    "output_tokens_asked": (
+        "Tokens that the requests that arrived allow for their answers.",
+        lambda d: d.output_tokens_asked_total,
+    ),
+    "open_ended_requests": (
+        "Requests for generated text that arrived and allow any number of tokens.",
+        lambda d: d.open_ended_total,
+    ),
 }
 _OUTCOMES: Final[dict[str, Callable[[Demand], float]]] = {
     "answered": lambda d: d.answered_total,

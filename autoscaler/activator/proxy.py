@@ -27,8 +27,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from autoscaler.activator import errors
-from autoscaler.activator.holding import Ticket, TicketState
+from autoscaler.activator.holding import Ticket, TicketState, Work
 from autoscaler.activator.paths import WhenAsleep, asleep_body, quiet
+from autoscaler.activator.tokens import (
+    BYTES_PER_TOKEN,
+    LOOK_BYTES,
+    asked_output_tokens,
+    generates,
+)
 from autoscaler.activator.wire import (
     CONTINUE,
     H2_GO_AWAY,
@@ -118,6 +124,7 @@ class Client(asyncio.BufferedProtocol):
         "_lobby",
         "_memo",
         "_memo_bytes",
+        "_memo_generates",
         "_memo_plain",
         "_memo_quiet",
         "_more",
@@ -127,6 +134,7 @@ class Client(asyncio.BufferedProtocol):
         "_since_s",
         "_state",
         "_ticket",
+        "_unlooked",
         "_upstream",
         "_writing_paused",
         "body_done",
@@ -151,6 +159,8 @@ class Client(asyncio.BufferedProtocol):
         self._memo_plain = True
         self._memo_bytes = 0  # what holding such a request takes at most
         self._memo_quiet: WhenAsleep | None = None
+        self._memo_generates = False
+        self._unlooked = 0  # so many bytes of the body are still to be searched for a token limit
         self._out = b""  # the request as it goes upstream, as long as it may have to go twice
         self._more: bytearray | None = None  # further body that came while it waited
         self._left = 0
@@ -261,7 +271,7 @@ class Client(asyncio.BufferedProtocol):
                 self.head, self.body_done = _H2_HEAD, False
                 self._refuse(404, "HTTP/2 names no host that can be read here")
                 return
-            self._memo_quiet, self._memo_plain = None, False
+            self._memo_quiet, self._memo_plain, self._memo_generates = None, False, False
             self._memo_bytes = MAX_HELD_BODY_BYTES
             self._request(_H2_HEAD, data, end)
             return
@@ -279,6 +289,7 @@ class Client(asyncio.BufferedProtocol):
                 self._say_who_answers()
                 return
             self._memo_quiet = None if head.upgrades else quiet(head.method, head.path)
+            self._memo_generates = generates(head.method, head.path)
             self._memo_plain = head.keep_alive and not head.version_10 and head.method != "HEAD"
         self._memo = head
         self._memo_bytes = len(head.forward) + (
@@ -327,6 +338,7 @@ class Client(asyncio.BufferedProtocol):
         else:
             self._chunks = Chunks() if head.chunked else None
             self._left = head.length
+            self._unlooked = 0
             self.body_done = False
             self._since_s = monotonic()
             try:
@@ -338,13 +350,34 @@ class Client(asyncio.BufferedProtocol):
             self._request_quietly(self._memo_quiet)
             return
         now_s = monotonic()
-        ticket = desk.holding.arrive(now_s, size_bytes=self._memo_bytes, owner=self)
+        work = self._work_of(data, end) if self._memo_generates else None
+        ticket = desk.holding.arrive(now_s, size_bytes=self._memo_bytes, owner=self, work=work)
         self._ticket = ticket
         if ticket.state is TicketState.IN_FLIGHT:
             self._endpoint = ticket.endpoint
             self._start(now_s)
         else:
             self._placed(now_s)
+
+    def _work_of(self, data: bytes, start: int) -> Work:
+        """What the request is estimated to cost, by its length and what of its body is here."""
+        head = self.head
+        end = len(data) if head.chunked else min(len(data), start + head.length)
+        prompt = (end - start if head.chunked else head.length) // BYTES_PER_TOKEN
+        output = asked_output_tokens(data, start, end)
+        if output is not None:
+            return prompt, output, 0
+        self._unlooked = 0 if self.body_done else max(0, LOOK_BYTES - (end - start))
+        return prompt, 0, int(not self._unlooked)
+
+    def _look_at(self, part: bytes) -> None:
+        """More of the body came: see whether it says how many tokens the answer may have."""
+        output = asked_output_tokens(part, 0, min(len(part), self._unlooked))
+        self._unlooked = max(0, self._unlooked - len(part))
+        if output is not None or self.body_done or not self._unlooked:
+            self._unlooked = 0
+            if self._ticket is not None:
+                self._desk.holding.allows(self._ticket, output)
 
     def _request_quietly(self, answer: WhenAsleep) -> None:
         """A health check or the like: it goes to a replica uncounted, or is answered here."""
@@ -406,6 +439,8 @@ class Client(asyncio.BufferedProtocol):
             self._desk.leave(self._ticket, monotonic())
             self._reject(error.status, error.why)
             return
+        if self._unlooked:
+            self._look_at(part)
         if part:
             if self._more is None:
                 self._more = bytearray()
@@ -420,6 +455,8 @@ class Client(asyncio.BufferedProtocol):
         except WireError:
             self.cut()  # the replica has half a request; neither side can be told any other way
             return
+        if self._unlooked:
+            self._look_at(part)
         if part and self._upstream is not None:
             self._since_s = monotonic()
             self._out = b""  # what has gone is not kept, so this request can go only once

@@ -18,7 +18,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -577,12 +577,22 @@ class ActivatorSignalSource:
         return {measure: seen(take(demand)) for measure, take in _MEASURED.items()}
 
 
+# What requests for generated text were estimated to cost; only activators see it coming.
+IN_TOKENS: Final[Mapping[Measure, Callable[[Demand], float]]] = {
+    Measure.HELD_PROMPT_TOKENS: lambda demand: demand.held_prompt_tokens,
+    Measure.HELD_OUTPUT_TOKENS: lambda demand: demand.held_output_tokens,
+    Measure.HELD_OPEN_ENDED: lambda demand: demand.held_open_ended,
+    Measure.PROMPT_TOKENS_ARRIVED_TOTAL: lambda demand: demand.prompt_tokens_total,
+    Measure.OUTPUT_TOKENS_ASKED_TOTAL: lambda demand: demand.output_tokens_asked_total,
+    Measure.OPEN_ENDED_TOTAL: lambda demand: demand.open_ended_total,
+}
 _MEASURED: Final[Mapping[Measure, Callable[[Demand], float]]] = {
     Measure.HELD: lambda demand: demand.held,
     Measure.IN_FLIGHT: lambda demand: demand.in_flight,
     Measure.REQUESTS_TOTAL: lambda demand: demand.requests_total,
     Measure.REQUEST_SECONDS_TOTAL: lambda demand: demand.request_seconds_total,
     Measure.HELD_SECONDS_TOTAL: lambda demand: demand.held_seconds_total,
+    **IN_TOKENS,
 }
 
 
@@ -593,21 +603,16 @@ def _sum(service: str, levels: Collection[Demand], totals: Collection[Demand]) -
     for demand in levels:
         for endpoint, count in demand.in_flight_by_endpoint.items():
             by_endpoint[endpoint] = by_endpoint.get(endpoint, 0) + count
-    return Demand(
-        service=service,
-        held=sum(d.held for d in levels),
-        held_bytes=sum(d.held_bytes for d in levels),
-        in_flight=sum(d.in_flight for d in levels),
-        in_flight_by_endpoint=by_endpoint,
-        requests_total=sum(d.requests_total for d in everyone),
-        answered_total=sum(d.answered_total for d in everyone),
-        overflow_total=sum(d.overflow_total for d in everyone),
-        expired_total=sum(d.expired_total for d in everyone),
-        cancelled_total=sum(d.cancelled_total for d in everyone),
-        broken_total=sum(d.broken_total for d in everyone),
-        request_seconds_total=sum(d.request_seconds_total for d in everyone),
-        held_seconds_total=sum(d.held_seconds_total for d in everyone),
-    )
+    sums = {name: sum(getattr(d, name) for d in levels) for name in _LEVELS}
+    sums |= {name: sum(getattr(d, name) for d in everyone) for name in _TOTALS}
+    return Demand(service, in_flight_by_endpoint=by_endpoint, **sums)
+
+
+_SUMMED: Final = tuple(
+    each.name for each in fields(Demand) if each.name not in ("service", "in_flight_by_endpoint")
+)
+_TOTALS: Final = tuple(name for name in _SUMMED if name.endswith("_total"))
+_LEVELS: Final = tuple(name for name in _SUMMED if name not in _TOTALS)
 
 
 def _drains(told: Mapping[str, Route], slot: _Slot) -> bool:

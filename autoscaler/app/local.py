@@ -103,6 +103,8 @@ class _LocalController:
             background.append(asyncio.create_task(self._gpus.run(), name="gpus"))
         if self._prometheus is not None:
             background.append(asyncio.create_task(self._prometheus.run(), name="prometheus"))
+        for task in background:
+            task.add_done_callback(lambda ended: self._ended(ended, stop))
         scheduler = AsyncIOScheduler()
         scheduler.add_job(
             self._ticker.tick_due,
@@ -125,7 +127,7 @@ class _LocalController:
         scheduler.shutdown(wait=False)
         for task in background:
             task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        ends = await asyncio.gather(*background, return_exceptions=True)
         longest_s = max(service.drain_grace_s for service in self._settings.services)
         await self._cluster.close(grace_s=longest_s)
         if keda is not None:
@@ -133,6 +135,17 @@ class _LocalController:
         await api.stop()
         await self._hub.stop()
         log.info("stopped")
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    def _ended(self, task: asyncio.Task[None], stop: asyncio.Event) -> None:
+        """What runs beside the API for as long as the controller does has ended before it."""
+        if not task.cancelled() and not stop.is_set():
+            log.error(
+                "the controller cannot go on", task=task.get_name(), why=repr(task.exception())
+            )
+            stop.set()
 
     def _signalled(self, number: int, stop: asyncio.Event) -> None:
         if stop.is_set():

@@ -4,7 +4,8 @@
 It runs beside the ticks. Whether it succeeds changes only how long nothing falls (rule D4).
 """
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -20,6 +21,7 @@ log = structlog.get_logger(__name__)
 LONGEST_S: Final = 3600.0
 STEPS: Final = 60  # in the longest window
 SHORTEST_STEP_S: Final = 5.0
+PAUSES_S: Final = (2.0, 5.0, 10.0)
 
 
 class Remembers(Protocol):
@@ -30,8 +32,29 @@ class Remembers(Protocol):
     ) -> Mapping[ServiceId, list[tuple[float, float]]]: ...
 
 
-async def recall(loop: ControlLoop, source: Remembers, clock: Clock) -> None:
-    """Refill the windows of all services that were decided on so far; does not raise."""
+async def recall(
+    loop: ControlLoop, source: Remembers, clock: Clock, *, pauses_s: Sequence[float] = PAUSES_S
+) -> None:
+    """Refill the windows of all services that were decided on so far; does not raise.
+
+    Where nobody answers it is tried again after each of `pauses_s`.
+    """
+    for pause_s in (*pauses_s, None):
+        try:
+            await _recall(loop, source, clock)
+        except RetryLater as trouble:
+            if pause_s is None:
+                log.warning("the past is not known; nothing falls for a window", why=str(trouble))
+            else:
+                await asyncio.sleep(pause_s)
+        except GiveUp as trouble:
+            log.warning("the past is not known; nothing falls for a window", why=str(trouble))
+            return
+        else:
+            return
+
+
+async def _recall(loop: ControlLoop, source: Remembers, clock: Clock) -> None:
     wanted: dict[ServiceId, frozenset[Signal]] = {}
     longest_s = 0.0
     for service, records in loop.records.items():
@@ -46,13 +69,9 @@ async def recall(loop: ControlLoop, source: Remembers, clock: Clock) -> None:
     past: dict[ServiceId, dict[Signal, list[tuple[float, float]]]] = {s: {} for s in wanted}
     for signal in sorted(frozenset().union(*wanted.values())):
         services = [service for service, signals in wanted.items() if signal in signals]
-        try:
-            told = await source.history(
-                services, signal, window_s=longest_s + 2 * step_s, step_s=step_s
-            )
-        except (RetryLater, GiveUp) as trouble:
-            log.warning("the past is not known; nothing falls for a window", why=str(trouble))
-            return
+        told = await source.history(
+            services, signal, window_s=longest_s + 2 * step_s, step_s=step_s
+        )
         for service, values in told.items():
             # On a grid, so that the moments of several signals meet.
             past[service][signal] = [

@@ -7,7 +7,8 @@ Read `decide` from top to bottom; each step is a small pure module of its own be
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from autoscaler.core import keepalive, path, stabilize, zero
+from autoscaler.core import ahead, keepalive, path, stabilize, zero
+from autoscaler.core.ahead import Answers
 from autoscaler.core.lead_time import LeadTimes, StartsSeen, learn_from
 from autoscaler.core.policies import POLICIES
 from autoscaler.core.policy import ServicePolicy
@@ -100,6 +101,7 @@ class ServiceMemory:
     idle_since_s: float | None = None
     starts_seen: StartsSeen = StartsSeen()
     lead_times: LeadTimes = LeadTimes()
+    answers: Answers = field(default_factory=Answers)
     failed_starts: int = 0
     retry_at_s: float | None = None
     failed_why: str = ""  # what the replicas said of the last start that failed
@@ -127,6 +129,16 @@ def decide(
     lead_time_s = memory.lead_times.quantile(0.9)
     # 2. What the signals ask for, within the user's bounds.
     signals = signals_at(snapshot, policy.queries, memory, now_s)
+    if _ready(snapshot) == 0:
+        signals = ahead.with_held_tokens(
+            signals,
+            policy,
+            snapshot.measures,
+            windows=memory.windows,
+            tokens_per_answer=memory.answers.tokens_per_answer,
+            lead_time_s=lead_time_s,
+            now_s=now_s,
+        )
     wish = POLICIES[policy.policy](signals, policy, current=snapshot.scale)
     wish = _bounded(wish, policy)
     # 3. How much of it may happen now.
@@ -268,7 +280,9 @@ def _remember(
     for measure, over in AVERAGED.items():
         seen = snapshot.measures.get(measure)
         if isinstance(seen, Reading):
-            window = windows.get(measure) or WINDOWS[over](policy.signal_window_s)
+            window = windows.get(measure)
+            if window is None or window.span_s != policy.signal_window_s:
+                window = WINDOWS[over](policy.signal_window_s)
             windows[measure] = window.seen(seen.value, seen.at_s)
             if seen.share_ratio < 1.0:
                 before = partial[measure].share_ratio if measure in partial else 1.0
@@ -284,6 +298,7 @@ def _remember(
         partial=partial,
         lead_times=lead_times,
         starts_seen=starts_seen,
+        answers=memory.answers.after(snapshot.measures) if quiet else memory.answers,
         requests_seen=arrived.value if isinstance(arrived, Reading) else None,
         idle_since_s=(now_s if memory.idle_since_s is None else memory.idle_since_s)
         if quiet
@@ -365,7 +380,8 @@ def _facts(
         and not at_work
         and now_s - memory.state_since_s >= policy.cold_start_timeout_s,
         backing_off=memory.retry_at_s is not None and now_s < memory.retry_at_s,
-        parked=snapshot.scale == 0 and bool(snapshot.written_by),
+        # In a dry run somebody else is meant to write, also a 0 that is wished here.
+        parked=snapshot.scale == 0 and bool(snapshot.written_by) and not policy.dry_run,
         path_held=snapshot.path_held,
     )
 

@@ -71,6 +71,9 @@ class Demand:
 
     `in_flight_by_endpoint`: endpoint id -> requests sent there and not finished. Integrals over
     time: `request_seconds_total` of held + in flight, `held_seconds_total` of held.
+
+    Of requests for generated text, as estimated: `prompt_tokens` of their prompts, `output_tokens`
+    that they allow for their answers, and how many are `open_ended`, allowing any number.
     """
 
     service: str
@@ -86,6 +89,12 @@ class Demand:
     broken_total: int = 0
     request_seconds_total: float = 0.0
     held_seconds_total: float = 0.0
+    held_prompt_tokens: int = 0
+    held_output_tokens: int = 0
+    held_open_ended: int = 0
+    prompt_tokens_total: int = 0
+    output_tokens_asked_total: int = 0
+    open_ended_total: int = 0
 
     def __add__(self, other: "Demand") -> "Demand":
         """Both together, under this one's name: a service may have several ports."""

@@ -39,6 +39,12 @@ class Measure(StrEnum):
     TOKENS_TOTAL = "tokens_total"
     PROMPT_TOKENS_TOTAL = "prompt_tokens_total"
     KV_USED = "kv_used"
+    HELD_PROMPT_TOKENS = "held_prompt_tokens"
+    HELD_OUTPUT_TOKENS = "held_output_tokens"
+    HELD_OPEN_ENDED = "held_open_ended"
+    PROMPT_TOKENS_ARRIVED_TOTAL = "prompt_tokens_arrived_total"
+    OUTPUT_TOKENS_ASKED_TOTAL = "output_tokens_asked_total"
+    OPEN_ENDED_TOTAL = "open_ended_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,24 @@ MEASURES: Mapping[Measure, MeasureMeaning] = {
     Measure.PROMPT_TOKENS_TOTAL: MeasureMeaning("tokens", "tokens of prompts taken in"),
     Measure.KV_USED: MeasureMeaning(
         "replicas", "part of its KV cache that a replica uses, 0-1, summed over replicas"
+    ),
+    Measure.HELD_PROMPT_TOKENS: MeasureMeaning(
+        "tokens", "prompts that the activator keeps back now, estimated from their bytes"
+    ),
+    Measure.HELD_OUTPUT_TOKENS: MeasureMeaning(
+        "tokens", "what the requests it keeps back now allow for their answers"
+    ),
+    Measure.HELD_OPEN_ENDED: MeasureMeaning(
+        "requests", "those it keeps back now that are for generated text of any length"
+    ),
+    Measure.PROMPT_TOKENS_ARRIVED_TOTAL: MeasureMeaning(
+        "tokens", "prompts that ever arrived at an activator, estimated from their bytes"
+    ),
+    Measure.OUTPUT_TOKENS_ASKED_TOTAL: MeasureMeaning(
+        "tokens", "what requests that ever arrived at an activator allow for their answers"
+    ),
+    Measure.OPEN_ENDED_TOTAL: MeasureMeaning(
+        "requests", "those that ever arrived at an activator for generated text of any length"
     ),
 }
 
@@ -143,10 +167,10 @@ SIGNALS: Mapping[Signal, SignalMeaning] = {
 }
 
 
-# Every measure that some signal is made of, and how it is averaged.
+# Every measure that some signal is made of, and how it is averaged; and what arrives, in tokens.
 AVERAGED: Mapping[Measure, Over] = {
     term.measure: term.over for meaning in SIGNALS.values() for term in meaning.terms
-}
+} | {Measure.OUTPUT_TOKENS_ASKED_TOTAL: Over.RATE, Measure.OPEN_ENDED_TOTAL: Over.RATE}
 
 
 @dataclass(frozen=True, slots=True)

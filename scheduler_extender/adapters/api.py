@@ -28,7 +28,9 @@ from scheduler_extender.errors import GiveUp, Gone, NotFound, Refused, Unreachab
 Raw = dict[str, Any]
 TOKEN_AGE_S: Final = 60.0  # the kubelet renews a pod's token; it is read again so often
 SILENCE_S: Final = 180.0  # bookmarks come every minute or two
-HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
+JSON: Final = "application/json"
+_KINDS: Final = {"PATCH": "application/merge-patch+json"}
+HEADERS: Final = {"Accept": JSON, "Accept-Encoding": "identity"}
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -137,7 +139,7 @@ class Api:
     ) -> Any:
         if self._session is None:
             raise GiveUp("this client was not entered; use `async with`")
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {"Content-Type": _KINDS.get(method, JSON)} if body is not None else {}
         if login.authorization:
             headers["Authorization"] = login.authorization
         return self._session.request(

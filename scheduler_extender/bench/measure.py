@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from scheduler_extender.bench.population import Raw, Size, a_pod, node_name, wis
 from scheduler_extender.bench.stub import serve
 from scheduler_extender.binding import Binds
 from scheduler_extender.core.demand import Demand
+from scheduler_extender.core.typical import HALF_LIFE_PODS
 from scheduler_extender.errors import GiveUp
 from scheduler_extender.ports import Binding, PodRead
 from scheduler_extender.state import ClusterState
@@ -124,8 +126,9 @@ async def measure(
 def _learn(state: ClusterState, deployments: list[Wish]) -> None:
     """Expect the shapes that will come, as after a day of them: scores cost most then."""
     pods = (a_pod(0, notes, cpu_milli=cpu) for notes, cpu in deployments)
-    state.arrivals.observe([wish for wish in map(demand_of, pods) if isinstance(wish, Demand)])
-    state.expect_arrivals()
+    shapes = [wish for wish in map(demand_of, pods) if isinstance(wish, Demand)]
+    for wish in islice(cycle(shapes), int(HALF_LIFE_PODS)):
+        state.arrived(wish)
 
 
 async def _restart(state: ClusterState, size: Size, seed: int, progress: Progress) -> float:

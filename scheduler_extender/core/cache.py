@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps scores by node and shape class. A row is scored again only when its version has changed.
 
-One pod changes one row, so a decision costs what changed since its class was last looked at.
+One pod changes one row, so a decision costs what changed since its class was last looked at, and
+only of the rows that are asked for: kube-scheduler often names a part of the cluster.
 """
 
 from collections import OrderedDict
@@ -37,30 +38,34 @@ class ScoreCache:
         self._typical = typical
         self._look()
 
+    @property
+    def typical(self) -> Typical:
+        """What scores go by now."""
+        return self._typical
+
     def expect(self, typical: Typical) -> None:
         """Score by these shapes from now on; forgets all scores where they are others."""
         if typical != self._typical:
             self._typical = typical
             self._look()
 
-    def scores(self, demand: Demand) -> Ints:
-        """A score for each row of the fleet. Do not write into it."""
-        fleet, rows = self._fleet, self._fleet.rows
+    def scores(self, demand: Demand, rows: Ints) -> Ints:
+        """A score for each of `rows`. Rows that nobody asked about cost nothing."""
+        fleet = self._fleet
         if fleet.generation != self._generation:
             self._look()
         kept = self._kept.get(demand)
         if kept is None:
-            kept = _Kept(np.full(rows, NO_FIT), np.full(rows, -1))
+            kept = _Kept(np.full(fleet.rows, NO_FIT), np.full(fleet.rows, -1))
             self._kept[demand] = kept
             if len(self._kept) > MOST_CLASSES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(demand)
-        version = fleet.version[:rows]
-        stale = np.flatnonzero(kept.version != version)
+        stale = rows[kept.version[rows] != fleet.version[rows]]
         if len(stale):
             kept.scores[stale] = self._by(fleet, demand, stale, self._outlook)
-            kept.version[stale] = version[stale]
-        return kept.scores
+            kept.version[stale] = fleet.version[stale]
+        return kept.scores[rows]
 
     def _look(self) -> None:
         # What nodes there are decides how scarce a model is, so it touches every score.

@@ -23,7 +23,7 @@ NO_FIT = int(np.iinfo(np.int64).min)
 STEP_MILLI = 200.0
 BALANCE = 0.2  # of a GPU that stands without its CPU, or CPU without its GPU
 MESH = 1 << 32  # more than any other score
-CONTENTION = 2.0  # GPUs; more than a pod ever takes from fragments on a model that is all claimed
+CONTENTION = 2.0  # of a GPU of a model that is all claimed: more than fragments ever gain
 
 
 def scores(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
@@ -91,7 +91,8 @@ def _by_fragments(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) ->
             _imbalance(cpu, idle_now, outlook.cpu_per_gpu)
             - _imbalance(cpu - demand.cpu_milli, idle_then, outlook.cpu_per_gpu)
         )
-    gain -= CONTENTION * outlook.contention[model] * taken
+    # Squared: a claim on a little of a model costs next to nothing, so a poor guess does no harm.
+    gain -= CONTENTION * outlook.contention[model] ** 2 * taken
     steps: Ints = np.rint(gain / STEP_MILLI).astype(np.int64)
     return steps
 

@@ -3,8 +3,9 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +20,16 @@ from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.gpus import NodeGpus
 from simulations.packing import picture
 from simulations.packing.lists import read_nodes, read_pods, sha256
+from simulations.packing.objects import PER_CENT_MILLI, cannot_be_asked
 from simulations.packing.protocol import FULL, RANKINGS, Run, run
 from simulations.packing.report import Report, build, curve
+from simulations.packing.through import POLICY, run_through_http
 from simulations.report import as_json as json_of
 from simulations.report import provenance
 
 FIRST_SEED = 42  # as in the published runs
+
+One = Callable[[int], tuple[Run, float]]  # the run of a seed, and the seconds it took
 
 
 def packing(
@@ -39,6 +44,13 @@ def packing(
     seeds: Annotated[int, typer.Option(min=1, help="How many runs, each of its own order.")] = 10,
     first_seed: Annotated[int, typer.Option(help="Seeds count up from this one.")] = FIRST_SEED,
     jobs: Annotated[int, typer.Option(min=1, help="How many runs at once.")] = 1,
+    through_http: Annotated[
+        bool,
+        typer.Option(
+            "--through-http",
+            help="Send every pod through the extender's verbs over HTTP, as kube-scheduler does.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     plot_file: Annotated[
         Path | None,
@@ -55,17 +67,24 @@ def packing(
     stays unallocated when the pods that came asked for 100 % of the GPUs. The policy `tidegate`
     learns what to expect from the pods that came; `fgd` knows the list beforehand, as its authors
     have it.
+
+    With --through-http a process of the extender answers filter, prioritise and bind for every pod,
+    before a cluster in its memory: the same placements, and some hundred calls a second.
     """
     if policy not in RANKINGS:
         raise BadInput(f"--policy: {policy} is not permitted; permitted: {', '.join(RANKINGS)}")
     if plot_file is not None and plot_file.suffix != ".svg":
         raise BadInput(f"--plot: {plot_file} is not permitted; permitted: a file name in .svg")
     known_nodes, known_pods = read_nodes(nodes), read_pods(pods)
+    if through_http:
+        _check_askable(known_pods, policy=policy, file=pods)
     chosen = range(first_seed, first_seed + seeds)
-    runs, seconds = _all(known_nodes, known_pods, policy=policy, seeds=chosen, jobs=jobs)
+    one = partial(_timed, known_nodes, known_pods, policy, through_http)
+    runs, seconds = _all(one, seeds=chosen, jobs=jobs)
     report = build(
         runs,
         policy=policy,
+        through_http=through_http,
         lists={
             "nodes": {"name": nodes.name, "sha256": sha256(nodes), "count": len(known_nodes)},
             "pods": {"name": pods.name, "sha256": sha256(pods), "count": len(known_pods)},
@@ -81,9 +100,21 @@ def packing(
         Console(soft_wrap=False).print(_table(report))
 
 
-def _all(
-    nodes: Sequence[NodeGpus], pods: Sequence[Demand], *, policy: str, seeds: range, jobs: int
-) -> tuple[list[Run], list[float]]:
+def _check_askable(pods: Sequence[Demand], *, policy: str, file: Path) -> None:
+    if policy != POLICY:
+        raise BadInput(
+            f"--policy: {policy} is not permitted with --through-http; permitted: {POLICY}, "
+            "the only one of these that the extender offers"
+        )
+    wrong = cannot_be_asked(pods)
+    if wrong is not None:
+        raise BadInput(
+            f"{file}: gpu_milli {wrong.milli} is not permitted with --through-http; permitted: "
+            f"multiples of {PER_CENT_MILLI}, for pods ask the extender in whole per cent"
+        )
+
+
+def _all(one: One, *, seeds: range, jobs: int) -> tuple[list[Run], list[float]]:
     """The runs and the seconds each took, in the order of seeds."""
     console = Console(file=sys.stderr)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -91,32 +122,34 @@ def _all(
     done: dict[int, tuple[Run, float]] = {}
     with Progress("packing", *columns, console=console, transient=True, disable=shown) as progress:
         bar = progress.add_task("packing", total=len(seeds))
-        for seed, result in _each(nodes, pods, policy=policy, seeds=seeds, jobs=jobs):
+        for seed, result in _each(one, seeds=seeds, jobs=jobs):
             done[seed] = result
             progress.advance(bar)
     return [done[seed][0] for seed in seeds], [done[seed][1] for seed in seeds]
 
 
-def _each(
-    nodes: Sequence[NodeGpus], pods: Sequence[Demand], *, policy: str, seeds: range, jobs: int
-) -> Iterator[tuple[int, tuple[Run, float]]]:
+def _each(one: One, *, seeds: range, jobs: int) -> Iterator[tuple[int, tuple[Run, float]]]:
     if min(jobs, len(seeds)) == 1:
         for seed in seeds:
-            yield seed, _timed(nodes, pods, policy, seed)
+            yield seed, one(seed)
         return
     # Spawned: a fork of a process with threads, as the progress bar's, may deadlock.
     pool = ProcessPoolExecutor(min(jobs, len(seeds)), mp_context=get_context("spawn"))
     with pool:
-        waiting = {pool.submit(_timed, nodes, pods, policy, seed): seed for seed in seeds}
+        waiting = {pool.submit(one, seed): seed for seed in seeds}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
 
 
 def _timed(
-    nodes: Sequence[NodeGpus], pods: Sequence[Demand], policy: str, seed: int
+    nodes: Sequence[NodeGpus], pods: Sequence[Demand], policy: str, through_http: bool, seed: int
 ) -> tuple[Run, float]:
     began_s = time.perf_counter()
-    return run(nodes, pods, policy=policy, seed=seed), time.perf_counter() - began_s
+    if through_http:
+        done = run_through_http(nodes, pods, seed=seed)
+    else:
+        done = run(nodes, pods, policy=policy, seed=seed)
+    return done, time.perf_counter() - began_s
 
 
 def _draw(file: Path, runs: Sequence[Run], *, title: str) -> None:

@@ -18,7 +18,7 @@ from scheduler_extender.core.assign import choose_cards
 from scheduler_extender.core.cache import ScoreCache, Scores
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import cards_that_fit
-from scheduler_extender.core.gpus import Fleet, Ints, NodeGpus
+from scheduler_extender.core.gpus import Fleet, Grant, Ints, NodeGpus
 from scheduler_extender.core.outlook import Outlook, fragments
 from scheduler_extender.core.score import NO_FIT, scores, winner
 from scheduler_extender.core.typical import Arrivals, Typical, heaviest
@@ -55,6 +55,7 @@ class Run:
     curve: tuple[Moment, ...]
     placed: int
     dropped: int
+    calls: int = 0  # of the extender's verbs; 0: its core was asked in this process
 
     def at(self, arrived_percent: int) -> Moment:
         """The last moment that is not later than `arrived_percent`."""
@@ -81,18 +82,23 @@ def workload(pods: Sequence[Demand], *, capacity_milli: int, chance: Random) -> 
         arrivals.append(pod)
 
 
+Choose = Callable[[Demand], Grant | None]
+
+
 class Packing:
-    """One run of one policy. `advance` places the next pod."""
+    """One run of one policy, whose `arrivals` are to be placed one after the other."""
 
     def __init__(
         self, nodes: Sequence[NodeGpus], pods: Sequence[Demand], *, policy: str, seed: int
     ) -> None:
+        self.seed = seed
         self._chance = Random(f"{seed}/packing")  # noqa: S311  meant to be repeatable
         self._policy = policy
         self.fleet = Fleet(nodes)
         order = list(range(self.fleet.rows))
         self._chance.shuffle(order)
         self.fleet.set_order(np.array(order))
+        self._rows = self.fleet.all_rows()
         self.capacity = int(self.fleet.milli_total.sum())
         self.arrivals = workload(pods, capacity_milli=self.capacity, chance=self._chance)
         # The paper judges by the shapes of the list itself, models included.
@@ -104,22 +110,28 @@ class Packing:
         self._ranking = RANKINGS[policy](self.fleet)
         self._cache = ScoreCache(self.fleet, typical, by=self._ranking)
 
-    def place(self, pod: Demand) -> bool:
-        """Place one pod, or drop it."""
+    def place(self, pod: Demand, choose: Choose) -> bool:
+        """Place one pod where `choose` says, or drop it."""
+        grant = choose(pod)
+        if grant is None:
+            return False
+        self.fleet.take(grant)
+        if isinstance(self._ranking, rivals.GpuClustering):
+            self._ranking.placed(pod, self.fleet.row_of[grant.node])
+        return True
+
+    def choose(self, pod: Demand) -> Grant | None:
+        """What the policy gives the pod; None where it fits nowhere."""
         if self._policy == "tidegate":
             self._learned.observe([pod])
             news = self._learned.news()
             if news is not None:
                 self._cache.expect(news)
-        found = self._cache.scores(pod)
+        found = self._cache.scores(pod, self._rows)
         row = self._any(found) if self._policy == "random" else winner(found, self.fleet.order())
         if row is None:
-            return False
-        cards = self._cards(pod, row)
-        self.fleet.take(self.fleet.grant(row, cards=cards, demand=pod))
-        if isinstance(self._ranking, rivals.GpuClustering):
-            self._ranking.placed(pod, row)
-        return True
+            return None
+        return self.fleet.grant(row, cards=self._cards(pod, row), demand=pod)
 
     def fragments_milli(self) -> float:
         return float(fragments(self.fleet, self._judge, self.fleet.all_rows()).sum())
@@ -140,6 +152,11 @@ class Packing:
 def run(nodes: Sequence[NodeGpus], pods: Sequence[Demand], *, policy: str, seed: int) -> Run:
     """Run one seed to the end of its list."""
     packing = Packing(nodes, pods, policy=policy, seed=seed)
+    return play(packing, packing.choose)
+
+
+def play(packing: Packing, choose: Choose) -> Run:
+    """Let all pods come; `choose` says what each gets."""
     placed = arrived = allocated = 0
     shares: dict[int, list[float]] = {}
     left: dict[int, float] = {}
@@ -150,7 +167,7 @@ def run(nodes: Sequence[NodeGpus], pods: Sequence[Demand], *, policy: str, seed:
         if percent != now:
             left[now] = packing.fragments_milli()
             now = percent
-        if packing.place(pod):
+        if packing.place(pod, choose):
             placed += 1
             allocated += pod.gpu_milli
         shares.setdefault(percent, []).append(100 * allocated / packing.capacity)
@@ -159,7 +176,7 @@ def run(nodes: Sequence[NodeGpus], pods: Sequence[Demand], *, policy: str, seed:
         Moment(percent, sum(part) / len(part), 100 * left[percent] / packing.capacity)
         for percent, part in sorted(shares.items())
     )
-    return Run(seed, curve, placed, len(packing.arrivals) - placed)
+    return Run(packing.seed, curve, placed, len(packing.arrivals) - placed)
 
 
 def _without_ram(pod: Demand) -> Demand:

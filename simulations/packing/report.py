@@ -12,13 +12,20 @@ Report = Mapping[str, object]
 
 
 def build(
-    runs: Sequence[Run], *, policy: str, lists: Report, seconds: Sequence[float], about: Report
+    runs: Sequence[Run],
+    *,
+    policy: str,
+    through_http: bool,
+    lists: Report,
+    seconds: Sequence[float],
+    about: Report,
 ) -> Report:
     """`runs` and the `seconds` each took, in the order of seeds; `lists`: what was packed."""
     full = [run.at(FULL) for run in runs]
     return {
         "tidegate": about,
         "policy": policy,
+        "through": "http" if through_http else "core",
         "lists": lists,
         "inflation": INFLATION,
         "seeds": [run.seed for run in runs],
@@ -26,11 +33,13 @@ def build(
         "fragments_gpu_percent": _spread(moment.fragments_percent for moment in full),
         "placed_pods": [run.placed for run in runs],
         "dropped_pods": [run.dropped for run in runs],
+        **({"http_calls": [run.calls for run in runs]} if through_http else {}),
         "curve": curve(runs),
         "seconds": {
             "mean": round(fsum(seconds) / len(seconds), 2),
             "max": round(max(seconds), 2),
             "per_seed": [round(one, 2) for one in seconds],
+            **({"calls_per_s": _rates(runs, seconds)} if through_http else {}),
         },
     }
 
@@ -50,6 +59,10 @@ def curve(runs: Sequence[Run]) -> Sequence[Mapping[str, float]]:
             }
         )
     return points
+
+
+def _rates(runs: Sequence[Run], seconds: Sequence[float]) -> Sequence[float]:
+    return [round(run.calls / took_s, 1) for run, took_s in zip(runs, seconds, strict=True)]
 
 
 def _mean(values: Sequence[float]) -> float:

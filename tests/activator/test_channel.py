@@ -33,6 +33,7 @@ routes = st.builds(
 demands = st.builds(
     Demand, words, counts, counts, counts, st.dictionaries(words, counts, max_size=3), counts,
     counts, counts, counts, counts, counts, seconds, seconds,
+    counts, counts, counts, counts, counts, counts,
 )  # fmt: skip
 reports = st.builds(
     Report, counts, st.lists(demands, max_size=3).map(tuple),
@@ -54,6 +55,15 @@ def test_routes_are_read_back_as_they_were_written(
 @given(reports)
 def test_reports_are_read_back_as_they_were_written(report: Report) -> None:
     assert decode_report(encode_report(report)) == report
+
+
+def test_an_activator_of_another_version_is_understood() -> None:
+    """What an older one does not tell is 0, and what only a newer one tells is left out."""
+    line = encode_report(Report(1, (Demand("m", held=3),)))
+    older = line.replace(b'"held_output_tokens":0,', b"")
+    newer = line.replace(b'"held":3', b'"held":3,"held_images":[7]')
+    assert older != line != newer
+    assert decode_report(older) == decode_report(newer) == decode_report(line)
 
 
 def test_a_hello_is_read_back_as_it_was_written() -> None:

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules H1-H6 of `holding.py`: readable examples, and a machine that tries everything."""
+"""Rules H1-H7 of `holding.py`: readable examples, and a machine that tries everything."""
+
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from autoscaler.activator.holding import ASIDE_MAX_S, ASIDE_S, Holding, Ticket, TicketState
+from autoscaler.activator.holding import (
+    ASIDE_MAX_S,
+    ASIDE_S,
+    Holding,
+    Ticket,
+    TicketState,
+    Work,
+)
 
 
 def a_holding(**bounds: float) -> Holding:
@@ -274,8 +283,17 @@ def test_finishing_what_is_not_in_flight_is_an_error_of_the_caller() -> None:
         holding.finish(holding.arrive(0.0), 1.0)
 
 
+works = st.none() | st.tuples(st.integers(0, 100), st.integers(0, 100), st.integers(0, 1))
+
+
+def total(works: Iterable[Work | None]) -> Work:
+    known = [work for work in works if work is not None]
+    prompt, output, open_ended = (sum(work[part] for work in known) for part in range(3))
+    return prompt, output, open_ended
+
+
 class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in whatever order, H1-H6 hold; a naive model keeps the books beside."""
+    """Whatever happens in whatever order, H1-H7 hold; a naive model keeps the books beside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -294,10 +312,10 @@ class AnyOrder(RuleBasedStateMachine):
         """`released` got seats while `waiting` was the queue: they must be its oldest part."""
         assert released == waiting[: len(released)]
 
-    @rule(size_bytes=st.integers(0, 15))
-    def arrive(self, size_bytes: int) -> None:
+    @rule(size_bytes=st.integers(0, 15), work=works)
+    def arrive(self, size_bytes: int, work: Work | None) -> None:
         waiting = self.holding.held
-        ticket = self.holding.arrive(self.now_s, size_bytes=size_bytes)
+        ticket = self.holding.arrive(self.now_s, size_bytes=size_bytes, work=work)
         assert not (waiting and ticket.state is TicketState.IN_FLIGHT)
         self.tickets.append(ticket)
 
@@ -316,6 +334,12 @@ class AnyOrder(RuleBasedStateMachine):
             other = self.holding.bounce(ticket, self.now_s, blame=fate == "refused")
         if other is not None:
             self.released([other], waiting)
+
+    @precondition(lambda self: any(ticket.work for ticket in self.tickets))
+    @rule(data=st.data(), output_tokens=st.none() | st.integers(0, 100))
+    def more_is_known(self, data: st.DataObject, output_tokens: int | None) -> None:
+        ticket = data.draw(st.sampled_from([ticket for ticket in self.tickets if ticket.work]))
+        self.holding.allows(ticket, output_tokens)
 
     @precondition(lambda self: self.in_state(TicketState.HELD))
     @rule(data=st.data())
@@ -377,6 +401,12 @@ class AnyOrder(RuleBasedStateMachine):
             if endpoint not in self.draining and endpoint not in aside:
                 assert slots is not None
                 assert loads.get(endpoint, 0) >= slots
+
+    @invariant()
+    def work_is_conserved(self) -> None:
+        held = self.in_state(TicketState.HELD)
+        assert self.holding.work == total(ticket.work for ticket in self.tickets)
+        assert self.holding.held_work == total(ticket.work for ticket in held)
 
     @invariant()
     def integrals_agree(self) -> None:

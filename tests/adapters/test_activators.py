@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autoscaler.adapters.activators import STALE_S, ActivatorHub, ActivatorSignalSource
+from autoscaler.adapters.activators import IN_TOKENS, STALE_S, ActivatorHub, ActivatorSignalSource
 from autoscaler.channel import (
     Hello,
     Lines,
@@ -218,6 +218,38 @@ async def test_with_a_part_of_the_processes_the_reading_says_for_what_share_it_s
     assert measures[Measure.REQUESTS_TOTAL] == Reading(7.0, 1000.0, "activator", share_ratio=0.5)
 
 
+async def test_tokens_that_are_held_are_those_of_all_and_totals_outlive_a_process(
+    stage: Stage,
+) -> None:
+    stage.hub.publish({"m": a_route()})
+    one, two = await stage.connect(0, 2), await stage.connect(1, 2)
+    told = Demand("m", requests_total=5, held_output_tokens=30, output_tokens_asked_total=90)
+    one.say(told)
+    two.say(replace(told, held_open_ended=2, prompt_tokens_total=8, open_ended_total=4))
+    source, service = ActivatorSignalSource(stage.hub, key=lambda _: "m"), ServiceId("local", "m")
+    await stage.until(lambda: stage.hub.share_ratio() == 1.0)
+    measures = (await source.measure([service]))[service]
+    assert {m: r.value for m in IN_TOKENS if isinstance(r := measures[m], Reading)} == {
+        Measure.HELD_PROMPT_TOKENS: 0,
+        Measure.HELD_OUTPUT_TOKENS: 60,
+        Measure.HELD_OPEN_ENDED: 2,
+        Measure.PROMPT_TOKENS_ARRIVED_TOTAL: 8,
+        Measure.OUTPUT_TOKENS_ASKED_TOTAL: 180,
+        Measure.OPEN_ENDED_TOTAL: 4,
+    }
+    one.say(Demand("m", requests_total=1, output_tokens_asked_total=10))  # it began anew
+    both = Demand(
+        "m",
+        requests_total=11,
+        held_output_tokens=30,
+        held_open_ended=2,
+        prompt_tokens_total=8,
+        output_tokens_asked_total=190,
+        open_ended_total=4,
+    )
+    await stage.until(lambda: stage.hub.demand("m") == both)
+
+
 async def test_the_source_says_no_reading_for_every_measure_when_nobody_speaks(
     stage: Stage,
 ) -> None:
@@ -229,6 +261,7 @@ async def test_the_source_says_no_reading_for_every_measure_when_nobody_speaks(
         Measure.REQUESTS_TOTAL,
         Measure.REQUEST_SECONDS_TOTAL,
         Measure.HELD_SECONDS_TOTAL,
+        *IN_TOKENS,
     }
     assert all(isinstance(measure, NoReading) for measure in measures.values())
 

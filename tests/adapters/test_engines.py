@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.adapters.engines.asking import EngineMetrics
-from autoscaler.adapters.engines.growth import Growth, Look, followed_up
+from autoscaler.adapters.engines.growth import SERIES_MOST, Growth, Look, followed_up
 from autoscaler.adapters.engines.page import SCRAPE_MAX_BYTES, Page, read_page, recognised
 from autoscaler.adapters.engines.table import ENGINES, Engine
 from autoscaler.adapters.plain_http import At
@@ -566,6 +566,16 @@ def test_a_total_never_falls(looks: list[dict[str, dict[str, float]]], total: fl
         assert growth.total >= before
         before = growth.total
     assert growth.total == total
+
+
+def test_an_engine_that_makes_up_labels_all_the_time_fills_no_memory() -> None:
+    """What is remembered of a replica is bounded, and what grows is told all the same."""
+    growth = Growth()
+    for look in range(20):
+        counters = {frozenset({("s", f"{look}.{n}")}): 0.0 for n in range(SERIES_MOST // 4)}
+        growth.add("one", {frozenset({("s", "lasts")}): float(look), **counters})
+    assert len(growth.last["one"]) <= SERIES_MOST
+    assert growth.total == 19
 
 
 def an_engine(

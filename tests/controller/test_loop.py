@@ -10,8 +10,9 @@ import pytest
 
 from autoscaler.adapters.memory import InMemoryStore
 from autoscaler.core.lead_time import LeadTimes
+from autoscaler.core.policy import Target
 from autoscaler.core.replicas import Replica, ReplicaState
-from autoscaler.core.signals import Measure, Measures, Reading, ServiceId
+from autoscaler.core.signals import Measure, Measures, Reading, ServiceId, Signal
 from autoscaler.core.zero import ZeroState
 from autoscaler.loop import ControlLoop
 from autoscaler.ports import ServiceView
@@ -74,6 +75,21 @@ async def test_what_is_held_wakes_a_service_with_enough_replicas() -> None:
     await world.tick_at(1)
     assert world.cluster.scaled == [(A_SERVICE, 3)]
     assert world.routes.announced[A_SERVICE][0] == ZeroState.WAKING
+
+
+async def test_held_requests_for_text_wake_as_many_replicas_as_their_tokens_need() -> None:
+    """Of two services with a target for tokens alone, the one whose work is large wakes larger."""
+    tokens = Target(Signal.TOKENS_PER_S, 1000.0)
+    world = World(a_view(targets=(tokens,)), a_view(OTHER, targets=(tokens,)))
+    await world.tick_at(0)
+    for service, asked in ((A_SERVICE, 18_000), (OTHER, 600)):
+        world.source.measures[service] = {
+            **held(20),
+            Measure.HELD_OUTPUT_TOKENS: a_reading(asked),
+            Measure.OUTPUT_TOKENS_ASKED_TOTAL: a_reading(asked),
+        }
+    await world.tick_at(1)
+    assert world.cluster.scaled == [(A_SERVICE, 3), (OTHER, 1)]
 
 
 async def test_all_services_are_asked_about_at_once() -> None:

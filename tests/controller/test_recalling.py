@@ -58,7 +58,7 @@ async def count_after(source: Remembering) -> int:
         told.measures = {A_SERVICE: in_flight(clock.at_s)}
         await loop.tick()
         if at_s == 1:
-            await recall(loop, source, clock)
+            await recall(loop, source, clock, pauses_s=(0.0,))
     return cluster.views[A_SERVICE].scale
 
 
@@ -72,4 +72,6 @@ async def test_a_window_that_somebody_remembers_is_not_waited_for() -> None:
 
 async def test_where_nobody_remembers_the_whole_window_is_waited_for() -> None:
     away = RetryLater("Prometheus was not reached", after_s=1.0)
-    assert await count_after(Remembering(away)) == 6
+    remembering = Remembering(away)
+    assert await count_after(remembering) == 6
+    assert len(remembering.asked) == 2, "it is tried again"

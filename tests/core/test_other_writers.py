@@ -37,6 +37,21 @@ def test_a_zero_that_somebody_set_stays_whatever_is_held_or_floored(min_replicas
         assert "D5" in decision.why
 
 
+@pytest.mark.parametrize(("min_replicas", "waiting"), [(2, 0.0), (0, 5.0)])
+def test_a_zero_of_whoever_writes_what_is_wished_is_no_switch(
+    min_replicas: int, waiting: float
+) -> None:
+    """KEDA wrote the 0 that was wished in a dry run; a floor or demand is wished as before."""
+    policy = a_policy(min_replicas=min_replicas, dry_run=True)
+    memory = a_memory(a_snapshot(scale=1))
+    for at_s in range(1, 20):
+        measures = held(waiting, at_s)
+        snapshot = a_snapshot(at_s=at_s, scale=0, written_by="keda-operator", measures=measures)
+        decision, memory = decide(snapshot, policy, memory, at_s)
+    assert decision.decided == max(min_replicas, 1)
+    assert (decision.replicas, decision.state) == (0, ZeroState.WAKING)
+
+
 def test_a_zero_of_our_own_wakes_on_demand() -> None:
     """What Tidegate put to sleep itself is no decision of somebody else."""
     memory = a_memory(a_snapshot(scale=0))

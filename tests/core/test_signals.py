@@ -177,6 +177,23 @@ def test_where_no_replica_tells_its_queue_an_average_counts_beside_what_is_held(
 
 
 @pytest.mark.parametrize(
+    "running",
+    [
+        {Measure.REQUEST_SECONDS_TOTAL: NoReading("connection refused")},
+        {Measure.REQUEST_SECONDS_TOTAL: told(0.0, "activator", share_ratio=0.0)},
+        {},
+    ],
+    ids=["silent", "known of activators alone", "nobody tells"],
+)
+def test_an_empty_queue_lowers_nothing_while_it_is_unknown_what_runs(running: Told) -> None:
+    """Where replicas have slots, all of them may be taken and none wait."""
+    ticks = [{**activators(), Measure.WAITING: told(0.0, "engine"), **running} for _ in range(50)]
+    decision = decided(wants(Target(Signal.QUEUE, 2.0), slots=4), *ticks)
+    assert decision.replicas == 4
+    assert decision.because[1] == "D1 hold 4: queue not fully read"
+
+
+@pytest.mark.parametrize(
     "more",
     [{}, {Measure.WAITING: NoReading("connection refused")}],
     ids=["no engine", "an engine that is silent"],
@@ -220,6 +237,17 @@ def test_a_query_without_an_answer_holds_and_says_why(measures: Told, why: str) 
     assert decision.replicas == 4
     assert why in decision.because[0]
     assert "D1 hold 4" in decision.because[1]
+
+
+def test_a_window_is_as_long_as_the_policy_says_now() -> None:
+    """A user who makes it longer need not wait for the next controller."""
+    memory = first_memory(a_snapshot(scale=4), LeadTimes())
+    for at_s in range(100):
+        policy = wants(Target(Signal.KV, 1.0), signal_window_s=2.0 if at_s < 50 else 20.0)
+        used = told(4.0 if at_s < 90 else 0.0, "engine")
+        snapshot = a_snapshot(at_s=at_s, scale=4, measures={Measure.KV_USED: at(used, at_s)})
+        decision, memory = decide(snapshot, policy, memory, at_s)
+    assert decision.because[0] == "kv=2/1"
 
 
 def test_a_decision_says_what_share_of_the_replicas_told() -> None:

@@ -13,13 +13,14 @@ import dns.resolver
 import httpx
 import pytest
 
+from autoscaler.app.kubernetes import PROXIES_LAG_S
 from tests.lab.installed import Tidegate
 from tests.lab.lab import Lab, kserve_crds
 from tests.lab.network import DNS_IP
 from tests.lab.place import ECHO, PROBE, Object, Place, a_deployment, a_service, an_echo, an_isvc
 from tests.lab.traffic import Clients
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 NAME = "echo"
 IDLE_S = 3
@@ -72,7 +73,11 @@ def replicas(place: Place, name: str = NAME, *, kind: str = "deployment") -> int
 
 
 def comes_to(
-    place: Place, count: int, *names: str, kind: str = "deployment", within_s: float = 40
+    place: Place,
+    count: int,
+    *names: str,
+    kind: str = "deployment",
+    within_s: float = 40 + PROXIES_LAG_S,
 ) -> None:
     for name in names or (NAME,):
         what = f"{name} at {count}"
@@ -326,7 +331,7 @@ def test_a_stateful_set_behind_a_headless_service_sleeps_and_wakes(place: Place)
     port = [{"name": "http", "port": 8080, "targetPort": 8080}]
     place.apply(made, a_service(NAME, clusterIP="None", ports=port))
     for _ in range(2):
-        comes_to(place, 0, kind="statefulset", within_s=60)
+        comes_to(place, 0, kind="statefulset", within_s=60 + PROXIES_LAG_S)
         answer = ask_by_name(place)
         assert (answer.status_code, answer.json()["pod"]) == (200, f"{NAME}-0")
         assert answer.headers["x-cold-start"] == "true"

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from autoscaler.app.kubernetes import PROXIES_LAG_S
 from tests.lab.installed import Tidegate
 from tests.lab.lab import Lab, kserve_crds
 from tests.lab.traffic import Clients, Tally
@@ -59,7 +60,7 @@ def iris(lab: Lab, tidegate: Tidegate) -> Iterator[str]:
         quick = {"scale_to_zero_after": "2s", "targets": "concurrency=16"}
         lab.apply(an_inference_service(**quick), namespace=namespace)
         lab.wait_for(lambda: replicas(lab, namespace) == 1, what="KServe's first replica")
-        asleep(lab, namespace, within_s=60)
+        asleep(lab, namespace, within_s=60 + PROXIES_LAG_S)
         yield namespace
 
 
@@ -69,7 +70,7 @@ def replicas(lab: Lab, namespace: str) -> int | None:
     return int(said) if said.isdecimal() else None
 
 
-def asleep(lab: Lab, namespace: str, *, within_s: float = 40) -> None:
+def asleep(lab: Lab, namespace: str, *, within_s: float = 40 + PROXIES_LAG_S) -> None:
     lab.wait_for(lambda: replicas(lab, namespace) == 0, what="sleep", within_s=within_s)
 
 
@@ -137,7 +138,10 @@ async def test_once_warm_requests_do_not_pass_the_activator(
         busy = True
         sending = asyncio.create_task(clients.until(lambda: not busy, pause_s=0.05))
         await asyncio.to_thread(
-            lab.wait_for, lambda: not our_slices(lab, iris), what="the slice to go", within_s=60
+            lab.wait_for,
+            lambda: not our_slices(lab, iris),
+            what="the slice to go",
+            within_s=60 + PROXIES_LAG_S,
         )
         await asyncio.to_thread(
             lab.wait_for, lambda: stands_still(tidegate, iris), what="the activators' counter"

@@ -234,13 +234,14 @@ def test_init_containers_count_as_kube_scheduler_counts_them() -> None:
     st.lists(st.uuids().map(str), min_size=1, max_size=8, unique=True),
     st.integers(1, 10**6),
     st.integers(0, 100),
+    st.sampled_from(["", "llama"]),
 )
 def test_a_grant_is_read_back_as_it_was_written(
-    uuids: list[str], memory_mib: int, percent: int
+    uuids: list[str], memory_mib: int, percent: int, mesh: str
 ) -> None:
     parts = tuple(Part(n, uuid, memory_mib, percent * 10) for n, uuid in enumerate(uuids))
-    written = named.grant_annotations(Grant("n", parts))
-    assert granted_to(written) == Granted(tuple(uuids), memory_mib, percent * 10)
+    written = named.grant_annotations(Grant("n", parts, mesh=mesh))
+    assert granted_to(written) == Granted(tuple(uuids), memory_mib, percent * 10, mesh)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from scheduler_extender import annotations as named
 from scheduler_extender.adapters.api import Api
 from scheduler_extender.app import VERBS
 from scheduler_extender.errors import GiveUp
+from scheduler_extender.listening import bound
 from scheduler_extender.node_report import GPUS, write_report
-from scheduler_extender.process import Process, _bound
+from scheduler_extender.process import Process
 from scheduler_extender.settings import Settings
 from tests.adapters.kubernetes.fake_api_server import FakeApiServer, _json, _refuse
 from tests.scheduler_extender.builders import a_node
@@ -89,10 +90,10 @@ async def a_process(
     pages: socket.socket | None = None,
 ) -> AsyncIterator["tuple[httpx.AsyncClient, asyncio.Task[None]]"]:
     settings = Settings(port=0, kubeconfig=server.kubeconfig(folder), audit_s=5.0)
-    bound = _bound(settings.host, 0)
-    host, port = bound.getsockname()
+    taken = bound(settings.host, settings.port)
+    host, port = taken.getsockname()
     async with Api(settings.kubeconfig) as api:
-        process = Process(settings, api, bound, pages=pages)
+        process = Process(settings, api, taken, pages=pages)
         running = asyncio.create_task(process.run())
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
             if ready:
@@ -132,7 +133,7 @@ async def test_the_port_of_pages_tells_health_and_answers_no_verb(
     server: BindingApiServer, tmp_path: Path
 ) -> None:
     pod = await server.put_pod(a_pod("p", annotations={named.COUNT: "1"}))
-    pages = _bound("127.0.0.1", 0)
+    pages = bound("127.0.0.1", 0)
     at = f"http://127.0.0.1:{pages.getsockname()[1]}"
     async with a_process(server, tmp_path, pages=pages) as (client, _):
         for path in ("/healthz", "/readyz", "/metrics"):

@@ -14,6 +14,7 @@ from scheduler_extender.core.assign import choose_cards
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import fits, why_not
 from scheduler_extender.core.gpus import Card, Fleet, NodeGpus
+from scheduler_extender.core.typical import FIRST_NEWS_PODS, Typical
 from scheduler_extender.core.verdicts import FITS, REFUSALS, VerdictCache, verdicts
 from scheduler_extender.errors import Malformed, NotLeading
 from scheduler_extender.verbs import decisive
@@ -245,6 +246,43 @@ async def test_a_grant_that_was_tampered_with_is_told_and_its_cards_get_nobody()
     extender.watch.deliver()
     assert not extender.state.audit("n")
     assert extender.filter(a_pod("q", annotations={named.COUNT: "2"}), "n")["NodeNames"] == ["n"]
+
+
+@pytest.mark.parametrize("node", ["m", "n"])
+async def test_pods_of_a_mesh_are_together_after_a_restart_too(node: str) -> None:
+    """Also where what the pod says of its mesh was edited after it was bound."""
+    extender = an_extender(a_node("m"), a_node("n"))
+    notes = {**SHARE, named.MESH: "llama"}
+    pod = extender.cluster.create("first", uid="first", annotations=notes)
+    assert await extender.bind(pod, node) == ""
+    extender.cluster.pods["ns", "first"]["metadata"]["annotations"][named.MESH] = "edited"
+    extender.watch.deliver()
+    again = an_extender(a_node("m"), a_node("n"), cluster=extender.cluster)
+    for one in (extender, again):
+        assert one.state.audit(node) == ()
+        assert one.scores(a_pod("next", annotations=notes), "m", "n")[node] == 10
+        apart = a_pod("other", annotations={**notes, named.APART: "true"})
+        assert one.scores(apart, "m", "n")[node] < 10
+
+
+async def test_a_mesh_that_somebody_wrote_beside_the_grant_puts_no_card_in_doubt() -> None:
+    extender = an_extender(a_node("n"))
+    noted = {**SHARE, named.GRANTED_MESH: "not ours!"}
+    assert await extender.bind(extender.cluster.create("p", uid="p", annotations=noted), "n") == ""
+    extender.watch.deliver()
+    assert extender.state.audit("n") == ()
+
+
+def test_expectations_follow_arrivals_once_they_are_news() -> None:
+    """Until then kept scores stay: a new picture for every pod would cost each of them."""
+    extender = an_extender(a_node("n"), a_node("m"))
+    seen = []
+    for number in range(FIRST_NEWS_PODS + 1):
+        extender.filter(a_pod(f"p{number}", annotations=SHARE), "n", "m")
+        seen.append(extender.state.scores.typical)
+    assert seen[-3] == Typical()
+    assert seen[-2].shapes[0].memory_mib == 10_000
+    assert seen[-1] is seen[-2]
 
 
 async def test_an_audit_finds_what_the_count_has_and_the_annotations_have_not() -> None:

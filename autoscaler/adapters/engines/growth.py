@@ -11,6 +11,9 @@ from autoscaler.adapters.engines.page import Page, Series
 from autoscaler.core.signals import Measure
 
 STALE_S = 3.0  # older than that, what a replica said is no reading
+# Of one replica and total. Engines have a few; one that makes up new labels all the time must not
+# fill our memory with them.
+SERIES_MOST = 4096
 
 _OURS: Series = frozenset({("", "made up between looks")})
 
@@ -30,6 +33,8 @@ class Growth:
         """
         known = self.last.get(replica)
         self.last[replica] = {**(known or {}), **counters}
+        if len(self.last[replica]) > SERIES_MOST:
+            self.last[replica] = dict(counters)  # those that are gone would count anew
         if known is None:
             return None
         grown = 0.0

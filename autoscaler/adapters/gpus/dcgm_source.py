@@ -14,7 +14,7 @@ from typing import Final
 
 from autoscaler.adapters.engines.exposition import samples
 from autoscaler.adapters.gpus.dcgm import ASKED_FOR, devices
-from autoscaler.adapters.gpus.devices import Device, mean_busy
+from autoscaler.adapters.gpus.devices import Device, mean_busy, told_ratio
 from autoscaler.adapters.plain_http import Answer, At, Kept, NoAnswer
 from autoscaler.core.signals import Measures, NoReading, Reading, ServiceId, Signal, reading
 from autoscaler.ports import Clock, SourceHealth
@@ -86,6 +86,7 @@ class DcgmSignalSource:
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._index = _Index()
         self._asked = self._failed = 0
+        self._runs = False  # who stands by asks nobody, and knows of no trouble
 
     def health(self) -> SourceHealth:
         answered = [e.at_s for e in self._exporters.values() if e.at_s is not None]
@@ -104,6 +105,7 @@ class DcgmSignalSource:
 
     async def run(self) -> None:
         """Ask the exporters until cancelled."""
+        self._runs = True
         try:
             async with asyncio.TaskGroup() as asking:
                 while True:
@@ -112,7 +114,7 @@ class DcgmSignalSource:
         finally:
             for exporter in self._exporters.values():
                 exporter.kept.close()
-            self._exporters = {}
+            self._exporters, self._runs = {}, False
 
     def _follow(self, asking: asyncio.TaskGroup) -> None:
         """Begin with exporters that are new, and leave those that are gone."""
@@ -154,7 +156,7 @@ class DcgmSignalSource:
         """What is wrong with the exporters now."""
         failing = [exporter for exporter in self._exporters.values() if exporter.failures]
         if not self._exporters:
-            return self._trouble() or "no exporter is known"
+            return (self._trouble() or "no exporter is known") if self._runs else None
         if not failing:
             return None
         return f"{len(failing)} of {len(self._exporters)} exporters fail: {failing[0].why}"
@@ -180,12 +182,13 @@ class DcgmSignalSource:
         pods = self._ready_pods(service)
         if not pods:
             return NoReading(f"{self.name}: no pod is ready")
-        busy, oldest_s = [], float("inf")
+        busy, share, oldest_s = [], 0.0, float("inf")
         for pod in pods:
             of_pod = self._index.by_pod.get((service.namespace, pod), {}).values()
             ratio = mean_busy(device for _, device in of_pod)
             if ratio is not None:
                 busy.append(ratio)
+                share += told_ratio(device for _, device in of_pod)
                 oldest_s = min(oldest_s, *(at_s for at_s, _ in of_pod))
         if not busy:
             return NoReading(f"{self.name}: {self._why_untold(len(pods))}")
@@ -193,7 +196,7 @@ class DcgmSignalSource:
             sum(busy),
             at_s=oldest_s - COLLECTED_EVERY_S,
             source=self.name,
-            share_ratio=len(busy) / len(pods),
+            share_ratio=share / len(pods),
         )
 
     def _why_untold(self, pods: int) -> str:

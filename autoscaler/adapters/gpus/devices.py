@@ -85,11 +85,17 @@ def mean_busy(devices: Iterable[Device]) -> float | None:
 
     Of a GPU that is split, the instances speak and not the whole: its other parts are others'.
     """
+    told = [device.busy_ratio for device in _counting(devices) if device.busy_ratio is not None]
+    return fmean(told) if told else None
+
+
+def told_ratio(devices: Iterable[Device]) -> float:
+    """The part (0-1) of a replica's devices that `mean_busy` speaks for."""
+    of = _counting(devices)
+    return sum(device.busy_ratio is not None for device in of) / len(of) if of else 0.0
+
+
+def _counting(devices: Iterable[Device]) -> list[Device]:
     of = list(devices)
     split = {device.uuid for device in of if device.mig_id is not None}
-    told = [
-        device.busy_ratio
-        for device in of
-        if device.busy_ratio is not None and (device.mig_id is not None or device.uuid not in split)
-    ]
-    return fmean(told) if told else None
+    return [device for device in of if device.mig_id is not None or device.uuid not in split]

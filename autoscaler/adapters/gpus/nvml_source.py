@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from autoscaler.adapters.gpus.devices import LocalDevice, mean_busy
+from autoscaler.adapters.gpus.devices import LocalDevice, mean_busy, told_ratio
 from autoscaler.adapters.gpus.lineage import lineage
 from autoscaler.core.signals import Measures, NoReading, Reading, ServiceId, Signal, reading
 from autoscaler.ports import Clock, SourceHealth
@@ -46,6 +46,10 @@ class _Look:
     def busy(self, pids: Collection[int]) -> float | None:
         """How busy the devices are that descendants of these processes are on."""
         return mean_busy(device for device in self.devices if self._has(device, pids))
+
+    def told_ratio(self, pids: Collection[int]) -> float:
+        """The part (0-1) of those devices that tell how busy they are."""
+        return told_ratio(device for device in self.devices if self._has(device, pids))
 
     def _has(self, device: LocalDevice, pids: Collection[int]) -> bool:
         return any(not self.lineages[pid].isdisjoint(pids) for pid in device.processes or ())
@@ -131,7 +135,7 @@ class NvmlSignalSource:
             sum(told),
             at_s=looks[-1].at_s,
             source=self.name,
-            share_ratio=len(told) / len(replicas),
+            share_ratio=sum(map(looks[-1].told_ratio, replicas.values())) / len(replicas),
         )
 
     def _trouble(self) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
+from autoscaler.adapters.activators import IN_TOKENS
 from autoscaler.adapters.engines.growth import Look
 from autoscaler.adapters.engines.scraper import EngineScraper
 from autoscaler.adapters.engines.table import Engine
@@ -45,7 +46,7 @@ class _Service:
     """What is remembered of one service from look to look."""
 
     ledger: Ledger = field(default_factory=Ledger)
-    engine: Engine | None = None  # as last recognised
+    engines: dict[str, Engine] = field(default_factory=dict)  # by pod, as last recognised
     pods: Mapping[str, At | None] = field(default_factory=dict)
     places: Mapping[str, At] = field(default_factory=dict)  # of those where it is known
     at_s: float = 0.0  # of the newest totals
@@ -133,8 +134,9 @@ class KubernetesDemand:
             demand = NoReading("no activator speaks")
         looks = self._looks(service)
         told = {pod: look for pod, look in looks.items() if isinstance(look, Look)}
-        for look in told.values():
-            known.engine = look.page.engine
+        engines = {**known.engines, **{pod: look.page.engine for pod, look in told.items()}}
+        # Of a service without a pod its last engines tell what there would be to know.
+        known.engines = {pod: engines[pod] for pod in pods if pod in engines} or known.engines
         known.ledger.enter(demand, told, now_s=now_s)
         spoken_s = [look.at_s for look in told.values()] or [heard_at_s or 0.0]
         known.at_s = max(known.at_s, *spoken_s)
@@ -184,6 +186,8 @@ class _Seen:
             Measure.PROMPT_TOKENS_TOTAL,
             self._inside(Measure.PROMPT_TOKENS_TOTAL, ledger.prompt_tokens),
         )
+        for measure, take in IN_TOKENS.items():
+            yield measure, self._held(take)
         yield Measure.KV_USED, self._inside(Measure.KV_USED, self._sum(Measure.KV_USED))
 
     def _held(self, take: Callable[[Demand], float]) -> Reading | NoReading:
@@ -205,15 +209,15 @@ class _Seen:
 
     def _inside(self, measure: Measure, value: float) -> Reading | NoReading | None:
         """What pods alone can know; without one, nothing waits, and no token is added."""
-        engine = self.known.engine
-        if engine is not None and measure not in engine.samples:
+        engines = self.known.engines.values()
+        if engines and not any(measure in engine.samples for engine in engines):
             return None
         if not self.looks:
-            return None if engine is None else self._reading(value, 1.0)
+            return self._reading(value, 1.0) if engines else None
         ratio = self._ratio(_tells(measure))
         if ratio > 0.0:
             return self._reading(value, ratio)
-        if engine is None and all(look is NO_PLACE for look in self.looks.values()):
+        if not engines and all(look is NO_PLACE for look in self.looks.values()):
             return None
         whys = (_why_untold(look, measure) for look in self.looks.values())
         return NoReading(next(filter(None, whys), "no pod tells"))

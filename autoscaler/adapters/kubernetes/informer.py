@@ -225,7 +225,8 @@ class _Scope:
         self.heard_at_s: float | None = None
         self.recovered_at_s: float | None = None
         self.trouble = ""
-        self._unreached = False
+        self._cut = False  # it broke off, and was not heard since
+        self._unreached = False  # nor could it be reached at once
         self._informer = informer
         self._api = api
         self._path = path
@@ -301,6 +302,7 @@ class _Scope:
     def _heard(self) -> None:
         self.heard_at_s = self._now_s()
         self.trouble = ""
+        self._cut = False
         if self._unreached:
             self._unreached, self.recovered_at_s = False, self.heard_at_s
 
@@ -315,7 +317,10 @@ class _Scope:
     async def _back_off(self, trouble: TidegateError) -> None:
         """Wait, longer with each failure, and forget the version where it is at fault."""
         self._failures += 1
-        self._unreached |= isinstance(trouble, Unreachable)
+        if isinstance(trouble, Unreachable):
+            # A watch that is cut and taken up again says nothing of others' connections: what
+            # stands between us and the API server may do that to each of ours every minute.
+            self._cut, self._unreached = True, self._unreached or self._cut
         if isinstance(trouble, Refused) and self._version:
             self._refusals += 1
             if isinstance(trouble, Gone) or self._refusals >= self._timing.refusals:

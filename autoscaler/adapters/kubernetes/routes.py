@@ -333,12 +333,15 @@ class KubernetesRoutes:
 
     def _is_undecided(self, kube: KubeService) -> bool:
         """Whether a new leader has yet to decide on a service: until then its path stays."""
-        services = [ServiceId(ns, name) for _, ns, name in self._inventory.targets_behind(kube)]
         return any(
-            service in self._cluster.governed
-            and not (service in self._states and self._states[service].decided)
-            for service in services
+            not (service in self._states and self._states[service].decided)
+            for service in self._ours_behind(kube)
         )
+
+    def _ours_behind(self, kube: KubeService) -> list[ServiceId]:
+        """The services that a Service leads to."""
+        services = [ServiceId(ns, name) for _, ns, name in self._inventory.targets_behind(kube)]
+        return [service for service in services if service in self._cluster.governed]
 
     def _service_behind(self, kube: KubeService) -> ServiceId | None:
         keys = (_key(kube.namespace, kube.name, port.name) for port in kube.ports)
@@ -378,12 +381,17 @@ class KubernetesRoutes:
                 await self._write(name)
             except TidegateError as trouble:
                 log.warning("an EndpointSlice was not written", service=name, why=str(trouble))
-                if (waiting := self._retries.get(name)) is not None:
-                    waiting.cancel()  # else each change meanwhile would start retries of its own
-                later = asyncio.get_running_loop().call_later(RETRY_S, self._reconcile, name)
-                self._retries[name] = later
-            else:
-                self._retries.pop(name, None)
+                self._look_again(name)
+
+    def _look_again(self, name: Name) -> None:
+        if (waiting := self._retries.get(name)) is not None:
+            waiting.cancel()  # else each change meanwhile would start retries of its own
+        later = asyncio.get_running_loop().call_later(RETRY_S, self._again, name)
+        self._retries[name] = later
+
+    def _again(self, name: Name) -> None:
+        del self._retries[name]
+        self._reconcile(name)
 
     async def _write(self, name: Name) -> None:
         there = self._slices.get(name)
@@ -391,8 +399,10 @@ class KubernetesRoutes:
         if kube is None or not self._is_wanted(name):
             if there is None:
                 return
-            if kube is not None and self.proxies_lag():
-                return  # every tick asks for it again
+            # Of a service that is no longer ours the activators answer nothing any more.
+            if kube is not None and self._ours_behind(kube) and self.proxies_lag():
+                self._look_again(name)
+                return
             if kube is None or not self._is_undecided(kube):
                 await self._delete(there)
                 return

@@ -165,10 +165,13 @@ def _document(status: int, body: bytes) -> Mapping[str, Any]:
         )
     if status != HTTPStatus.OK:
         raise RetryLater(f"answered {status}{words and ': ' + words}", after_s=1.0)
-    if said.get("status") != "success" or "result" not in (said.get("data") or {}):
+    data = said.get("data")
+    whole = isinstance(data, dict) and isinstance(data.get("result"), list)
+    if said.get("status") != "success" or not whole:
         raise RetryLater("answered what is not Prometheus' JSON; check the url", after_s=1.0)
-    if said.get("warnings"):
-        raise RetryLater(f"answered in part: {shortened(str(said['warnings'][0]))}", after_s=1.0)
+    if warnings := said.get("warnings"):
+        first = warnings[0] if isinstance(warnings, list) else warnings
+        raise RetryLater(f"answered in part: {shortened(str(first))}", after_s=1.0)
     if said.get("isPartial"):
         raise RetryLater("answered in part: a store is out of reach", after_s=1.0)
     return said
@@ -180,7 +183,7 @@ def _now(result: Any) -> list[Sample]:
         if result and not isinstance(result[0], dict):  # a scalar: its time and value
             return [Sample({}, float(result[1]), float(result[0]))]
         return [
-            Sample(row["metric"], float(row["value"][1]), float(row["value"][0])) for row in result
+            Sample(_labels(row), float(row["value"][1]), float(row["value"][0])) for row in result
         ]
     except (KeyError, IndexError, TypeError, ValueError):
         raise GiveUp(
@@ -193,12 +196,20 @@ def _then(result: Any) -> list[Sample]:
     """A matrix as samples. Raises `GiveUp`."""
     try:
         return [
-            Sample(row["metric"], float(value), float(at_s))
+            Sample(_labels(row), float(value), float(at_s))
             for row in result
             for at_s, value in row["values"]
         ]
     except (KeyError, TypeError, ValueError):
         raise GiveUp("the query gives no numbers over time") from None
+
+
+def _labels(row: Mapping[str, Any]) -> Mapping[str, str]:
+    """Raises `TypeError`, as whatever else is wrong with a row."""
+    labels = row["metric"]
+    if not isinstance(labels, dict):
+        raise TypeError
+    return labels
 
 
 def _in_words(ask: Callable[[], list[Sample]]) -> list[Sample]:

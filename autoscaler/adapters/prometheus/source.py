@@ -118,7 +118,7 @@ class PrometheusSignalSource:
         self._round = 0
         self._news = asyncio.Event()  # a query that was not asked yet
         self._free = asyncio.Semaphore(AT_ONCE)
-        self._trouble: str | None = "not asked yet"
+        self._trouble: str | None = None  # who stands by asks nothing, and knows of no trouble
         self._answered_at_s: float | None = None
         self._asked = self._failed = 0  # queries
 

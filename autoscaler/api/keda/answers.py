@@ -65,13 +65,14 @@ def active(trigger: Trigger, record: Record) -> bool | NoAnswer:
     if any(isinstance(seen, Reading) and seen.value > 0 for seen in _activity(record)):
         return True  # D6: whatever is held, waits or runs is activity
     unproven = next(_unproven(record), None)
-    if trigger.signal == WISH:
-        at_rest = record.decision.state in AT_REST
-    elif isinstance(asked, NoAnswer):
+    if trigger.signal != WISH and isinstance(asked, NoAnswer):
         return asked
+    if trigger.signal == WISH or trigger.signal in RATIOS:
+        # Caches stay warm and GPUs never quite still: what they say is no work by itself, and one
+        # quiet moment between two requests is no rest.
+        at_rest = record.decision.state in AT_REST
     else:
-        # Caches stay warm and GPUs never quite still: what is proven idle is not active by that.
-        at_rest = asked == 0 or (trigger.signal in RATIOS and unproven is None)
+        at_rest = asked == 0
     if at_rest and unproven is not None:
         return _unread(trigger, f"nothing proves that it is idle: {unproven}")
     return not at_rest

@@ -175,16 +175,17 @@ class ExternalScaler:
         """
         told: Answer | None = None
         while not self._closed:
-            news = self._news.setdefault(trigger.service, asyncio.Event())
+            answer = told
             try:
                 answer = look(trigger)
             except _Refused as refused:
                 if refused.code not in PASSING:
                     raise
-            else:
-                if answer != told:
-                    told = answer
-                    yield answer
+            # Not before it is known that there is such a service: a name costs nothing.
+            news = self._news.setdefault(trigger.service, asyncio.Event())
+            if answer is not None and answer != told:
+                told = answer
+                yield answer
             await news.wait()
 
 

@@ -10,7 +10,7 @@ from math import ceil
 
 from autoscaler.core.policy import ServicePolicy, Target
 from autoscaler.core.proposal import Bound, Candidate, Proposal
-from autoscaler.core.signals import NoReading, Query, Signal, Signals
+from autoscaler.core.signals import NoReading, Signal, Signals
 
 
 def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposal:
@@ -18,7 +18,7 @@ def propose(signals: Signals, policy: ServicePolicy, *, current: int) -> Proposa
     targets, slots = policy.targets, policy.slots
     candidates = tuple(_candidate(signals, target, slots=slots) for target in targets)
     exact = max((c.exact for c in candidates if c.exact is not None), default=0.0)
-    blind = tuple(str(t.signal) for t in targets if not _speaks_for_all(signals, t.signal))
+    blind = tuple(c.signal for c in candidates if c.share_ratio < 1.0)
     because = tuple(candidate.because for candidate in candidates)
     if blind and exact < current:
         because += (f"D1 hold {current}: {', '.join(blind)} not fully read",)
@@ -32,16 +32,21 @@ def _candidate(signals: Signals, target: Target, *, slots: int | None) -> Candid
     if isinstance(seen, NoReading):
         return Candidate(str(target.signal), None, f"{target.signal}=? ({seen.why})", 0.0)
     value, per_replica, text = seen.value, target.per_replica, f"{target.per_replica:g}"
-    running = signals.get(Signal.CONCURRENCY)
-    if target.signal is Signal.QUEUE and slots is not None and not isinstance(running, NoReading):
+    share_ratio = seen.share_ratio
+    if target.signal is Signal.QUEUE and slots is not None:
+        running = signals.get(Signal.CONCURRENCY, NoReading("no source reports it"))
         # A queue alone cannot tell five busy replicas from none: with 20 requests running on 5 x 4
         # slots and 6 waiting, 6/2 says 3 replicas. Each replica runs `slots` and may queue the
         # target, so what the target really asks for is all requests over slots + target: 26/6 -> 5.
         # The queue is part of the concurrency, but counts for itself where workers report it later.
-        value = max(running.value if running else 0.0, value)
-        per_replica, text = per_replica + slots, f"({slots}+{text})"
-    because = f"{target.signal}={value:.4g}/{text}{_told_by(seen.share_ratio)}"
-    return Candidate(str(target.signal), value / per_replica, because, seen.share_ratio)
+        # What runs and is not known may be much: then the queue lowers nothing (rule D1).
+        if isinstance(running, NoReading):
+            share_ratio = 0.0
+        else:
+            value, share_ratio = max(running.value, value), min(running.share_ratio, share_ratio)
+            per_replica, text = per_replica + slots, f"({slots}+{text})"
+    because = f"{target.signal}={value:.4g}/{text}{_told_by(share_ratio)}"
+    return Candidate(str(target.signal), value / per_replica, because, share_ratio)
 
 
 def _told_by(share_ratio: float) -> str:
@@ -50,11 +55,6 @@ def _told_by(share_ratio: float) -> str:
         return ""
     # Nothing is known of the replicas themselves: what is held, or what came through activators.
     return f" ({share_ratio:.0%} of replicas told)" if share_ratio > 0 else " (at least)"
-
-
-def _speaks_for_all(signals: Signals, signal: Signal | Query) -> bool:
-    seen = signals.get(signal, NoReading("no source reports it"))
-    return not isinstance(seen, NoReading) and seen.share_ratio >= 1.0
 
 
 def _rounded_up(exact: float) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoscaler.adapters.engines.exposition import Sample, samples
 from autoscaler.adapters.gpus.dcgm import ASKED_FOR, devices
-from autoscaler.adapters.gpus.devices import Device, document, mean_busy
+from autoscaler.adapters.gpus.devices import Device, document, mean_busy, told_ratio
 from autoscaler.core.signals import NoReading
 
 SAMPLES = Path(
@@ -206,6 +206,8 @@ def test_a_replica_is_as_busy_as_its_devices_on_average() -> None:
     assert mean_busy([Device("A")]) is None
     whole, part = Device("A", utilization_ratio=1.0), Device("A", mig_id="1")
     assert mean_busy([whole, part]) is None
+    assert told_ratio([whole, part]) == told_ratio([]) == 0.0
+    assert told_ratio([whole, Device("B")]) == 0.5
 
 
 @given(

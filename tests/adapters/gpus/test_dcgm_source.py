@@ -132,6 +132,18 @@ async def test_pods_that_no_exporter_names_lower_the_share_and_not_the_sum(asked
     assert (seen.value, seen.share_ratio) == (0.7, 0.5)
 
 
+async def test_a_card_that_does_not_tell_is_not_as_idle_as_the_pod_s_other_one(
+    asked: Asked,
+) -> None:
+    """DCGM's mark for a number that it does not have may hide a busy card."""
+    silent = row("iris-1", 2**63 - 16, uuid="GPU-b")
+    asked.exporters.pages = {"a": row("iris-1", 10) + silent + row("iris-2", 30)}
+    seen = await asked.told()
+    assert isinstance(seen, Reading)
+    assert seen.value == pytest.approx(0.4)
+    assert seen.share_ratio == 0.75
+
+
 async def test_an_exporter_that_is_down_leaves_what_it_said_for_a_while(asked: Asked) -> None:
     asked.exporters.pages = {"a": row("iris-1", 40), "b": row("iris-2", 20)}
     assert await asked.value() == pytest.approx(0.6)
@@ -188,6 +200,18 @@ async def test_a_service_without_a_ready_pod_is_not_told_to_be_idle(asked: Asked
     asked.exporters.pages = {"a": row("iris-1", 40)}
     asked.pods.clear()
     assert "no pod is ready" in await asked.why()
+
+
+def test_a_source_that_stands_by_knows_of_no_trouble() -> None:
+    """Else the metrics of each controller that does not lead would say that it is down."""
+    source = DcgmSignalSource(
+        tuple,
+        ready_pods=lambda service: (),
+        clock=FakeClock(),
+        trouble=lambda: "no endpoint is ready",
+    )
+    health = source.health()
+    assert (health.why, health.asked) == (None, 0)
 
 
 async def test_without_an_exporter_the_source_says_so(asked: Asked) -> None:

@@ -86,6 +86,14 @@ async def test_a_replica_that_is_on_no_card_lowers_the_share_and_not_the_sum() -
     assert (seen.value, seen.share_ratio) == (0.4, 0.5)
 
 
+async def test_a_card_that_does_not_tell_lowers_the_share_of_its_replica() -> None:
+    machine = Machine([a_card("A", 40, 10), a_card("B", 0, 10)], {LLAMA: {"llama-1": [10]}})
+    machine.cards[1].util = Error(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    seen = await machine.look()
+    assert isinstance(seen, Reading)
+    assert (seen.value, seen.share_ratio) == (0.4, 0.5)
+
+
 async def test_the_last_quarter_minute_is_averaged() -> None:
     machine = Machine([a_card("A", 100, 10)], {LLAMA: {"llama-1": [10]}})
     await machine.look()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from autoscaler.adapters.activators import IN_TOKENS
 from autoscaler.adapters.engines.growth import Look, followed_up
 from autoscaler.adapters.engines.page import read_page
 from autoscaler.adapters.kubernetes.demand import KubernetesDemand
@@ -126,6 +127,23 @@ def share(measures: Measures, measure: Measure) -> float:
 DOWN = ConnectionError("http://10.0.0.1:8080/metrics failed: nothing listens there")
 
 
+async def test_the_tokens_that_are_held_are_what_activators_tell() -> None:
+    """For the part of them that speaks; the engine's own tokens are another matter."""
+    world = World()
+    await world.seconds()
+    world.activators = Demand(
+        str(SERVICE), held=1, held_output_tokens=40, output_tokens_asked_total=90
+    )
+    world.speaking = 0.5
+    measures = await world.seconds()
+    assert value(measures, Measure.HELD_OUTPUT_TOKENS) == 40
+    assert value(measures, Measure.OUTPUT_TOKENS_ASKED_TOTAL) == 90
+    assert share(measures, Measure.HELD_OUTPUT_TOKENS) == 0.5
+    world.activators = NoReading("no activator speaks")
+    measures = await world.seconds()
+    assert measures[Measure.HELD_OUTPUT_TOKENS] == NoReading("no activator speaks")
+
+
 async def test_without_a_ready_pod_the_activators_know_the_whole() -> None:
     """Every request passes them: held, in flight, and nothing else is anywhere."""
     world = World()
@@ -146,6 +164,7 @@ async def test_without_a_ready_pod_the_activators_know_the_whole() -> None:
         REQUESTS: Reading(7, at_s, "demand"),
         SECONDS: Reading(2.5, at_s, "demand"),
         HELD_SECONDS: Reading(2.0, at_s, "demand"),
+        **dict.fromkeys(IN_TOKENS, Reading(0.0, at_s, "demand")),
     }
 
 
@@ -154,7 +173,7 @@ async def test_without_a_word_of_activators_nothing_is_known_of_a_sleeping_servi
     world = World()
     world.activators = NoReading("no activator is connected")
     measures = await world.seconds()
-    assert set(measures) == {HELD, IN_FLIGHT, REQUESTS, SECONDS, HELD_SECONDS}
+    assert set(measures) == {HELD, IN_FLIGHT, REQUESTS, SECONDS, HELD_SECONDS, *IN_TOKENS}
     assert set(measures.values()) == {NoReading("no activator is connected")}
 
 
@@ -338,7 +357,7 @@ async def test_a_pod_without_a_place_of_metrics_makes_the_controller_blind() -> 
     world = World()
     world.placeless = {"a"}
     measures = await world.seconds(a="never asked")
-    assert set(measures) == {HELD, IN_FLIGHT, REQUESTS, SECONDS, HELD_SECONDS}
+    assert set(measures) == {HELD, IN_FLIGHT, REQUESTS, SECONDS, HELD_SECONDS, *IN_TOKENS}
     assert share(measures, IN_FLIGHT) == 0.0
     assert "annotate the pods with prometheus.io/port" in (world.demand.blind(SERVICE) or "")
     assert world.looks.expected == {}
@@ -420,7 +439,8 @@ async def test_readings_carry_the_time_at_which_the_pods_spoke() -> None:
     world.clock.at_s += 0.4
     world.looks.look = lambda service, pod_id: world.looks.seen[pod_id]  # type: ignore[method-assign]
     again = (await world.demand.measure([SERVICE]))[SERVICE]
-    assert again == {**measures, HELD: again[HELD], HELD_SECONDS: again[HELD_SECONDS]}
+    held = {measure: again[measure] for measure in (HELD, HELD_SECONDS, *IN_TOKENS)}
+    assert again == dict(measures) | held
     seen = again[REQUESTS]
     assert isinstance(seen, Reading)
     assert seen.at_s == asked_at_s
@@ -488,3 +508,15 @@ async def test_an_engine_without_a_kv_cache_says_nothing_of_it() -> None:
     measures = await world.seconds(a=our_worker())
     assert Measure.KV_USED not in measures
     assert Measure.PROMPT_TOKENS_TOTAL not in measures
+
+
+async def test_of_two_engines_one_that_has_no_queue_hides_none_of_the_other_s() -> None:
+    """As while a new version replaces the old: whichever is named last."""
+    world = World()
+    for pages in ({"a": vllm(4, waiting=9), "b": kserve(1)}, {"b": kserve(1), "a": DOWN}):
+        measures = await world.seconds(**pages)
+        assert WAITING in measures
+    assert isinstance(measures[WAITING], NoReading)
+    measures = await world.seconds(a=vllm(4, waiting=9), b=kserve(1))
+    assert (value(measures, WAITING), share(measures, WAITING)) == (9, 0.5)
+    assert WAITING not in await world.seconds(b=kserve(1))

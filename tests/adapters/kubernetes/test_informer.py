@@ -4,6 +4,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,10 @@ Watching = Callable[..., AbstractAsyncContextManager[tuple[Informer[str], Change
 
 def path(name: str, namespace: str = "here") -> str:
     return CONFIG_MAPS.path(namespace, name)
+
+
+def watched(server: FakeApiServer, *, times: int) -> bool:
+    return len(server.asked_for("watch")) == times
 
 
 def holding(x: str) -> dict[str, Any]:
@@ -159,6 +164,8 @@ async def test_a_server_that_is_away_leaves_what_was_known(
     async with watching() as (informer, _):
         await server.down()
         await until(lambda: informer.trouble, "the trouble")
+        cut_off = informer.trouble
+        await until(lambda: informer.trouble != cut_off, "a try to reach it again")
         heard_at_s = informer.heard_at_s
         assert informer.objects == {("here", "a"): "1"}
         assert informer.synced
@@ -172,6 +179,19 @@ async def test_a_server_that_is_away_leaves_what_was_known(
         assert not informer.trouble
         assert informer.recovered_at_s is not None
         assert informer.recovered_at_s > heard_at_s
+
+
+async def test_a_watch_that_is_cut_and_taken_up_again_is_no_outage(
+    watching: Watching, server: FakeApiServer
+) -> None:
+    """Something between us and the API server that cuts what is quiet cuts nobody else by that."""
+    async with watching() as (informer, _):
+        for count in (2, 3, 4):
+            server.cut_watches()
+            await until(partial(watched, server, times=count), "the next watch")
+            await server.until_watched()
+            await until(lambda: not informer.trouble, "its beginning")
+        assert informer.recovered_at_s is None
 
 
 async def test_a_list_that_fails_halfway_deletes_nothing(

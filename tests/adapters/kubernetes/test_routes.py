@@ -82,16 +82,28 @@ def a_slice() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def routes(api: KubeApi, server: FakeApiServer) -> AsyncIterator[KubernetesRoutes]:
-    """Routes of one Service that has a slice of activators, with their writer running."""
-    inventory, clock = Inventory(), FakeClock()
-    cluster = KubernetesCluster(api, inventory, clock=clock)
+def inventory() -> Inventory:
+    return Inventory()
+
+
+@pytest.fixture
+def cluster(api: KubeApi, inventory: Inventory) -> KubernetesCluster:
+    """One service and the Service before it."""
+    cluster = KubernetesCluster(api, inventory, clock=FakeClock())
     cluster.synced = lambda: True
     cluster.scales(DEPLOYMENTS)
     cluster.workload_changed(None, objects.workload(a_deployment(), plural="deployments"))
     inventory.service_changed(None, objects.service(a_service()))
+    return cluster
+
+
+@pytest.fixture
+async def routes(
+    api: KubeApi, server: FakeApiServer, inventory: Inventory, cluster: KubernetesCluster
+) -> AsyncIterator[KubernetesRoutes]:
+    """Routes of one Service that has a slice of activators, with their writer running."""
     routes = KubernetesRoutes(
-        api, inventory=inventory, cluster=cluster, activators=NoActivators(), clock=clock
+        api, inventory=inventory, cluster=cluster, activators=NoActivators(), clock=FakeClock()
     )
     await cluster.services()
     await server.put(SLICE, a_slice())
@@ -121,6 +133,30 @@ async def test_a_slice_goes_only_once_no_kube_proxy_lags_behind(
     assert slices(server) == ["tidegate-iris"]
     lagging = False
     await routes.release(IRIS)
+    await until(lambda: not slices(server), "the slice to go")
+
+
+async def test_a_slice_goes_after_the_lag_though_nobody_asks_again(
+    routes: KubernetesRoutes, server: FakeApiServer
+) -> None:
+    """A service whose target is gone for now is in no tick."""
+    lagging = True
+    routes.proxies_lag = lambda: lagging
+    await routes.release(IRIS)
+    await api_is_idle(server)
+    assert slices(server) == ["tidegate-iris"]
+    lagging = False
+    await until(lambda: not slices(server), "the slice to go")
+
+
+async def test_a_service_that_is_withdrawn_does_not_wait_for_kube_proxies(
+    routes: KubernetesRoutes, cluster: KubernetesCluster, server: FakeApiServer
+) -> None:
+    """Its activators stop to listen at once: the slice would lead clients to nobody."""
+    routes.proxies_lag = lambda: True
+    routes.begin()
+    cluster.declared(("deployments", "shop", "iris"), ())
+    routes.service_changed(IRIS)
     await until(lambda: not slices(server), "the slice to go")
 
 

@@ -19,7 +19,7 @@ from autoscaler.adapters.prometheus import PrometheusClient
 from autoscaler.adapters.prometheus import client as limits
 from autoscaler.errors import GiveUp, RetryLater
 from autoscaler.prometheus_settings import PrometheusSettings
-from tests.adapters.prometheus.between import Answer, Asked, Between
+from tests.adapters.prometheus.between import Answer, Asked, Between, saying
 
 ONE = "vector(1)"
 
@@ -216,3 +216,25 @@ async def test_a_server_that_nobody_vouches_for_is_not_asked(
         await asked(guarded, **ours)
     assert guarded.asked == []
     await asked(guarded, **ours, insecure_skip_verify=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"status":"success","data":"result"}',
+        '{"status":"success","data":{"result":{}}}',
+        '{"status":"success","data":{"result":null}}',
+        '{"status":"success","data":{"result":[{"metric":null,"value":[1,"2"]}]}}',
+        '{"status":"success","data":{"result":[{"metric":["a"],"value":[1,"2"]}]}}',
+        '{"status":"success","data":{"result":[1,2,3]},"warnings":{"a":"b"}}',
+    ],
+)
+async def test_an_answer_of_another_shape_is_refused_and_ends_nothing(
+    between: Between, body: str
+) -> None:
+    """What asks goes on: anything but a refusal would end it."""
+    between.spoil = saying(200, body)
+    client = PrometheusClient(PrometheusSettings(between.url))
+    with pytest.raises((GiveUp, RetryLater)):
+        await client.query(ONE)
+    client.close()

@@ -84,6 +84,12 @@ async def test_before_the_first_round_nothing_is_known() -> None:
     assert measures[Signal.QUEUE] == NoReading("prometheus: not asked yet")
 
 
+def test_a_source_that_stands_by_knows_of_no_trouble() -> None:
+    """Else the metrics of each controller that does not lead would say that it is down."""
+    health = World().source.health()
+    assert (health.why, health.asked) == (None, 0)
+
+
 async def test_of_a_service_without_pods_only_its_own_queries_are_told() -> None:
     """There is nothing that Prometheus could know of its replicas."""
     world = World(chat="a")

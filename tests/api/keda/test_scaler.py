@@ -256,9 +256,15 @@ async def test_what_keda_put_to_sleep_stays_asleep_until_there_is_demand(keda: K
 
 
 async def test_a_warm_cache_is_no_activity(keda: Keda) -> None:
-    """Requests tell whether a replica works; caches and GPUs are never quite at 0."""
-    keda.serves(scale=1)
-    await keda.sees(load(0.0) | {Measure.KV_USED: a_reading(0.3)})
+    """Requests tell whether a replica works; caches and GPUs are never quite at 0.
+
+    One quiet moment between two requests is no rest, though: idleness is proven over time.
+    """
+    warm = load(0.0) | {Measure.KV_USED: a_reading(0.3)}
+    keda.serves(scale=1, scale_to_zero_after=60.0)
+    await keda.sees(warm, for_s=50.0)
+    assert await keda.active(signal="kv", target="80%")
+    await keda.sees(warm, for_s=15.0)
     assert not await keda.active(signal="kv", target="80%")
     assert (await keda.metric(signal="kv", target="80%")).metricValueFloat == pytest.approx(0.3)
 
@@ -399,3 +405,12 @@ async def test_a_number_beyond_reason_still_fits_the_wire(keda: Keda) -> None:
     await keda.sees(load(0.0) | {GATEWAY: a_reading(1e300)}, for_s=1.0)
     assert (await keda.metric(signal=str(GATEWAY))).metricValueFloat == 1e9
     assert LLM in keda.loop.records
+
+
+async def test_names_of_services_that_there_are_not_cost_nothing(keda: Keda) -> None:
+    """Whoever reaches the port may ask for any of them, for as long as they like."""
+    for number in range(20):
+        stream = aiter(keda.client.listen("StreamIsActive", keda.ref(service=f"no-{number}")))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await heard(stream)
+    assert not keda.scaler._news

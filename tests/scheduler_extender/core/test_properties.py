@@ -37,7 +37,7 @@ def played(fleet: Fleet, sequence: list[Step]) -> dict[str, Grant]:
     cache = ScoreCache(fleet, Typical())
     for number, (what, demand, pick) in enumerate(sequence):
         if what == "place":
-            row = winner(cache.scores(demand), fleet.order())
+            row = winner(cache.scores(demand, fleet.all_rows()), fleet.order())
             cards = None if row is None else choose_cards(fleet, demand, row)
             if row is not None and cards is not None:
                 grant = fleet.grant(row, cards=cards, demand=demand)
@@ -110,7 +110,10 @@ def test_kept_scores_are_those_that_would_be_found_now(
             cache.expect(expected)
         if turn == 11:
             fleet.set_node(a_node("late", cpu_milli=9000))
-        kept = cache.scores(demand)
+        some = np.array([row for row in range(fleet.rows) if row % 3 == turn % 3], dtype=np.int64)
+        part = cache.scores(demand, some)
+        kept = cache.scores(demand, fleet.all_rows())
+        assert (part == kept[some]).all()
         outlook = Outlook.of(fleet, expected)
         # One row at a time, as no look at all rows would: how many come together does not matter.
         for row in range(fleet.rows):

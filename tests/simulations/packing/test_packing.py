@@ -6,6 +6,7 @@ import os
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 
 from autoscaler.cli import main
+from autoscaler.errors import GiveUp
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.gpus import Card, NodeGpus
+from scheduler_extender.core.typical import FIRST_NEWS_PODS
 from simulations.packing.lists import read_nodes, read_pods
 from simulations.packing.protocol import RANKINGS, Packing, run, workload
+from simulations.packing.through import extender_for
 
 NODES = "sn,cpu_milli,memory_mib,gpu,model\n" + "".join(
     f"n{i},96000,262144,{cards},{model}\n"
@@ -120,7 +124,7 @@ def test_nobody_is_placed_on_a_model_that_he_may_not_have(lists: tuple[Path, Pat
     packing = Packing(read_nodes(lists[0]), read_pods(lists[1]), policy="tidegate", seed=1)
     picky = Demand(whole=True, milli=1000, models=("T4",))
     placed = 0
-    while packing.place(picky):
+    while packing.place(picky, packing.choose):
         placed += 1
     assert placed == 16
 
@@ -142,9 +146,61 @@ def test_a_policy_that_learns_sees_no_pod_before_it_comes() -> None:
     rows = []
     for later in (Demand(milli=700), Demand(milli=50)):
         packing = Packing(nodes, [*first, later], policy="tidegate", seed=1)
-        assert all(packing.place(pod) for pod in first)
+        assert all(packing.place(pod, packing.choose) for pod in first)
         rows.append(packing.fleet.milli_free.tolist())
     assert rows[0] == rows[1]
+
+
+def test_over_http_every_pod_gets_the_cards_that_it_gets_in_process(
+    lists: tuple[Path, Path],
+) -> None:
+    """The same cards of the same nodes; some pods want no GPU, and some fit nowhere."""
+    nodes, pods = read_nodes(lists[0]), read_pods(lists[1])
+    inside, beside = (Packing(nodes, pods, policy="tidegate", seed=5) for _ in range(2))
+    places = []
+    with extender_for(beside) as asking:
+        for pod in inside.arrivals:
+            wanted, got = inside.choose(pod), asking(pod)
+            assert (got and (got.node, got.uuids)) == (wanted and (wanted.node, wanted.uuids))
+            for packing, grant in ((inside, wanted), (beside, got)):
+                if grant is not None:
+                    packing.fleet.take(grant)
+            places.append(got)
+    assert len(places) > FIRST_NEWS_PODS
+    assert None in places
+    assert any(place is not None and not place.uuids for place in places)
+
+
+def test_an_extender_that_dies_ends_the_run_and_says_so(lists: tuple[Path, Path]) -> None:
+    packing = Packing(read_nodes(lists[0]), read_pods(lists[1]), policy="tidegate", seed=5)
+    with extender_for(packing) as asking:
+        assert asking(packing.arrivals[0]) is not None
+        (child,) = active_children()
+        child.kill()
+        child.join()
+        with pytest.raises(GiveUp, match="filter: the extender's process did not answer"):
+            asking(packing.arrivals[1])
+
+
+def test_a_report_says_that_it_was_made_over_http(typed: Typed) -> None:
+    code, shown, _ = typed("--seeds", "1", "--through-http", "--json")
+    assert code == 0
+    over_http, inside = json.loads(shown), json.loads(typed("--seeds", "1", "--json")[1])
+    assert (over_http.pop("through"), inside.pop("through")) == ("http", "core")
+    assert over_http["seconds"].pop("calls_per_s")[0] > 0
+    (calls,) = over_http.pop("http_calls")
+    assert calls >= 2 * over_http["placed_pods"][0]
+    assert over_http | {"seconds": 0} == inside | {"seconds": 0}
+
+
+def test_what_cannot_be_asked_of_the_extender_is_said_before_anything_runs(
+    typed: Typed, lists: tuple[Path, Path]
+) -> None:
+    code, _, err = typed("--through-http", "--policy", "fgd")
+    assert (code, "permitted: tidegate" in err) == (2, True)
+    lists[1].write_text("cpu_milli,memory_mib,num_gpu,gpu_milli\n1,1,1,125\n")
+    code, _, err = typed("--through-http")
+    assert (code, "gpu_milli 125 is not permitted" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

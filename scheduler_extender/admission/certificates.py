@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The webhook's certificate, read again when its files change. Connections that are open stay."""
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from scheduler_extender.errors import BadInput
+
+log = structlog.get_logger(__name__)
+
+LOOK_S: Final = 5.0  # the kubelet itself takes a minute to bring a new Secret
+
+
+class Certificate:
+    """`tls` serves the newest pair that fits together. Raises `BadInput` if the first does not."""
+
+    def __init__(self, cert_file: Path, key_file: Path) -> None:
+        self._files = (cert_file, key_file)
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            self._loaded = self._read()
+            self.tls.load_cert_chain(*self._files, password="")
+        except (OSError, ssl.SSLError) as error:
+            raise BadInput(
+                f"--cert-file {cert_file}, --key-file {key_file}: {error}; name a certificate in "
+                "PEM and the key that belongs to it, without a password"
+            ) from error
+
+    async def keep(self) -> None:
+        """For ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.renew()
+
+    def renew(self) -> None:
+        """Take the files as they are now, if they changed and fit together."""
+        try:
+            found = self._read()
+            if found == self._loaded:
+                return
+            # Into the one in use only what is known to fit: it keeps half of what fails.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files, password="")
+            self.tls.load_cert_chain(*self._files, password="")
+        except (OSError, ssl.SSLError) as error:
+            log.warning("the new certificate is not taken; the old one goes on", why=str(error))
+            return
+        self._loaded = found
+        log.info("a new certificate is in use", file=str(self._files[0]))
+
+    def _read(self) -> tuple[bytes, ...]:
+        return tuple(file.read_bytes() for file in self._files)

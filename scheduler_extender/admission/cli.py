@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `tidegate admission`: reads options and starts the process; decides nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scheduler_extender import logs
+from scheduler_extender.admission.pods import Wiring
+from scheduler_extender.admission.settings import Settings
+from scheduler_extender.errors import BadInput, ExtenderError
+from scheduler_extender.settings import listen_address
+
+WIRING = Wiring()
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+EPILOG = """\
+The API server asks it about pods: a MutatingWebhookConfiguration names the path /mutate, a
+ValidatingWebhookConfiguration the path /validate, both for pods on CREATE and for pods and
+pods/ephemeralcontainers on UPDATE. docs/packing-on-nodes.md has both, and what failurePolicy to
+choose.
+
+Several may run; they share nothing. /healthz, /readyz, /metrics on the same port, with TLS. The
+certificate's files are read again when they change. Exit status: 0 after SIGTERM; 2 when what was
+typed cannot be used.
+"""
+
+
+@app.command(epilog=EPILOG)
+def admission(
+    cert_file: Annotated[Path, typer.Option(help="The certificate and its chain, in PEM.")],
+    key_file: Annotated[Path, typer.Option(help="The certificate's key, in PEM.")],
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the API server reaches us; HTTPS.")
+    ] = f"{Settings(Path(), Path()).host}:{Settings(Path(), Path()).port}",
+    scheduler_name: Annotated[
+        str, typer.Option(help="The scheduler that pods are given which ask for GPUs.")
+    ] = WIRING.scheduler,
+    runtime_class: Annotated[
+        str,
+        typer.Option(
+            help="The RuntimeClass that such pods are given, such as nvidia; empty: none."
+        ),
+    ] = WIRING.runtime_class,
+) -> None:
+    """Make pods that ask for GPUs ready for the extender, and refuse those that take them."""
+    logs.configure()
+    try:
+        host, port = listen_address(listen)
+        wiring = Wiring(scheduler_name, runtime_class)
+        settings = Settings(cert_file, key_file, host, port, wiring)
+        settings.validate()
+        from scheduler_extender.admission.process import run
+
+        run(settings)
+    except BadInput as bad:
+        for problem in bad.problems:
+            typer.echo(f"tidegate admission: {problem}", err=True)
+        raise typer.Exit(2) from None
+    except ExtenderError as failed:
+        typer.echo(f"tidegate admission: {failed}", err=True)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's node in Kubernetes: two annotations of it, and the pods that run there."""
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote
+
+from scheduler_extender.adapters.api import Api
+from scheduler_extender.annotations import PodSeen, pod_seen
+from scheduler_extender.errors import NotFound
+from scheduler_extender.node_report import GPUS
+
+FIELD_MANAGER: Final = "tidegate-node-agent"
+TIMEOUT_S: Final = 10.0
+
+
+class KubernetesNode:
+    def __init__(self, api: Api, name: str) -> None:
+        self._api = api
+        self._name = name
+        self._path = f"/api/v1/nodes/{quote(name, safe='')}"
+
+    async def report(self) -> str | None:
+        """Raises `Refused`, `Unreachable`."""
+        try:
+            raw = await self._api.ask("GET", self._path, timeout_s=TIMEOUT_S)
+        except NotFound as error:
+            raise NotFound(f"{error}; --node is the name that `kubectl get nodes` shows") from error
+        text = (raw["metadata"].get("annotations") or {}).get(GPUS)
+        return None if text is None else str(text)
+
+    async def write(self, annotations: Mapping[str, str]) -> None:
+        """A merge patch: nothing else of the node is touched."""
+        await self._api.ask(
+            "PATCH",
+            self._path,
+            params={"fieldManager": FIELD_MANAGER},
+            body={"metadata": {"annotations": dict(annotations)}},
+            timeout_s=TIMEOUT_S,
+        )
+
+    async def pods(self) -> tuple[PodSeen, ...]:
+        """Pods of this node that have GPUs, as the API server has them at hand."""
+        params = {"fieldSelector": f"spec.nodeName={self._name}", "resourceVersion": "0"}
+        page = await self._api.ask("GET", "/api/v1/pods", params=params, timeout_s=TIMEOUT_S)
+        seen = (pod_seen(raw) for raw in page.get("items") or ())
+        return tuple(pod for pod in seen if pod.granted and not pod.ended)
