@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 EXTRAS := worker,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab lab-shell lab-demo lab-bench test tapes check lint types arch docs chart fmt bench constraints clean
+.PHONY: help setup demo lab lab-shell lab-demo lab-bench lab-bench-extender test tapes check lint types arch docs chart fmt bench constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lab-demo: lab  ## the main job on a real Kubernetes: sklearn-iris to zero and ba
 
 lab-bench: lab  ## a controller beside 2,000 services and 10,000 pods that kwok plays: ticks, CPU, memory, API requests
 	$(BIN)/python -m tests.lab bench
+
+lab-bench-extender: lab  ## 2,000 GPU pods on 500 nodes through a real kube-scheduler and the extender, beside its own best-fit
+	$(BIN)/python -m tests.lab bench-extender
 
 test: $(READY) lab  ## all tests
 	$(BIN)/python -m pytest

@@ -21,15 +21,18 @@ log = structlog.get_logger(__name__)
 
 MOST_BODY_BYTES: Final = 64 * 2**20  # 5,000 whole Nodes, should somebody send those
 JSON: Final = b"application/json"
-VERBS: Final = ("filter", "prioritize", "preempt", "bind")
+VERBS: Final = ("filter", "prioritize", "pick", "preempt", "bind")
 ABOUT: Final = (
-    b"POST /filter, /prioritize, /preempt, /bind: a kube-scheduler extender; "
+    b"POST /filter, /prioritize, /pick, /preempt, /bind: a kube-scheduler extender; "
     b"GET /healthz, /readyz, /metrics\n"
 )
 
 
 class App:
-    """`why_unready` says why this process cannot answer verbs now; None: it can."""
+    """`why_unready` says why this process cannot answer verbs now; None: it can.
+
+    What comes in on `pages_port` gets pages and no verb.
+    """
 
     def __init__(
         self,
@@ -37,22 +40,27 @@ class App:
         *,
         registry: CollectorRegistry,
         why_unready: Callable[[], str | None] = lambda: None,
+        pages_port: int | None = None,
     ) -> None:
         self._verbs = verbs
         self._registry = registry
         self._metrics = VerbMetrics(registry)
         self._why_unready = why_unready
+        self._pages_port = pages_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         verb = scope["path"].rpartition("/")[2]
-        if scope["method"] == "POST" and verb in VERBS:
+        if scope["method"] == "POST" and verb in VERBS and self._takes_verbs(scope):
             body = await whole_body(receive, most_bytes=MOST_BODY_BYTES)
             status, kind, answer = await self._verb(verb, body)
         else:
             status, kind, answer = self._page(scope["path"])
         await reply(send, status=status, kind=kind, body=answer)
+
+    def _takes_verbs(self, scope: Scope) -> bool:
+        return self._pages_port is None or scope["server"][1] != self._pages_port
 
     async def _verb(self, verb: str, body: bytes | None) -> tuple[int, bytes, bytes]:
         began_s, status = time.perf_counter(), 500
@@ -76,6 +84,8 @@ class App:
                 return self._verbs.filter(body)
             case "prioritize":
                 return self._verbs.prioritise(body)
+            case "pick":
+                return self._verbs.pick(body)
             case "preempt":
                 return self._verbs.preempt(body)
             case _:

@@ -17,10 +17,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 EPILOG = """\
 Beside it runs a kube-scheduler whose KubeSchedulerConfiguration names it:
 
-extenders: [{urlPrefix: "http://127.0.0.1:8073", filterVerb: filter, prioritizeVerb: prioritize,
-bindVerb: bind, preemptVerb: preempt, weight: 200, nodeCacheCapable: true, ignorable: false,
-managedResources: [{name: tidegate.dev/gpu, ignoredByScheduler: true},
-{name: tidegate.dev/gpu-mem-mib, ignoredByScheduler: true}, …]}]
+extenders: [{urlPrefix: "http://127.0.0.1:8073", filterVerb: pick, bindVerb: bind,
+preemptVerb: preempt, nodeCacheCapable: true, ignorable: false, httpTimeout: 6s, managedResources:
+[{name: tidegate.dev/gpu, ignoredByScheduler: true}, {name: tidegate.dev/gpu-mem-mib,
+ignoredByScheduler: true}, …]}]
 
 A pod asks by annotations, tidegate.dev/gpu-memory: 12Gi and tidegate.dev/gpu-core: 30%, or
 tidegate.dev/gpu-count: "2" for whole GPUs, and by extended resources of the same meaning. Nodes
@@ -38,6 +38,14 @@ def extender(
         str,
         typer.Option(metavar="HOST:PORT", help="Where kube-scheduler reaches us; plain HTTP."),
     ] = f"{DEFAULTS.host}:{DEFAULTS.port}",
+    pages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where /healthz, /readyz and /metrics are told too, and no verb: who can bind "
+            "pods to nodes should be reached by kube-scheduler alone.",
+        ),
+    ] = None,
     kubeconfig: Annotated[
         Path | None,
         typer.Option(help="How to reach the cluster; left out in a pod with a ServiceAccount."),
@@ -54,7 +62,8 @@ def extender(
     logs.configure()
     try:
         host, port = listen_address(listen)
-        settings = Settings(host, port, kubeconfig, lease, namespace, audit_s)
+        told = listen_address(pages, option="--pages") if pages else None
+        settings = Settings(host, port, kubeconfig, lease, namespace, audit_s, told)
         settings.validate()
         from scheduler_extender.process import run
 

@@ -26,7 +26,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int, *, option: str = "--listen") -> socket.socket:
     """A socket that is listened on from now; raises `BadInput` where that cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
@@ -37,7 +37,7 @@ def bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         taken.close()
         raise BadInput(
-            f"--listen {host}:{port}: cannot listen there ({error.strerror or error}); choose "
+            f"{option} {host}:{port}: cannot listen there ({error.strerror or error}); choose "
             "another, port 0 takes a free one"
         ) from error
     return taken

@@ -42,21 +42,31 @@ KEEP_ALIVE_S: Final = 90  # kube-scheduler keeps idle connections; it must be wh
 def run(settings: Settings) -> None:
     """Until SIGTERM or Ctrl-C. Raises `GiveUp` where the Lease was lost, or nothing can work."""
     taken = bound(settings.host, settings.port)
+    pages = bound(*settings.pages, option="--pages") if settings.pages else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings, taken))
+        runner.run(_run(settings, taken, pages))
 
 
-async def _run(settings: Settings, taken: socket.socket) -> None:
+async def _run(settings: Settings, taken: socket.socket, pages: socket.socket | None) -> None:
     async with Api(settings.kubeconfig) as api:
-        await Process(settings, api, taken).run()
+        await Process(settings, api, taken, pages=pages).run()
 
 
 class Process:
-    def __init__(self, settings: Settings, api: Api, taken: socket.socket) -> None:
+    """Verbs are answered on `taken`; health and metrics there, and on `pages` if it is given."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: Api,
+        taken: socket.socket,
+        *,
+        pages: socket.socket | None = None,
+    ) -> None:
         pod = os.environ.get("POD_NAME") or socket.gethostname()
         namespace = settings.namespace or os.environ.get("POD_NAMESPACE") or api.namespace
         self._settings = settings
-        self._socket = taken
+        self._sockets = [taken] if pages is None else [taken, pages]
         self._stop = asyncio.Event()
         self._state = ClusterState()
         self._lease = KubernetesLease(
@@ -70,7 +80,12 @@ class Process:
         registry = CollectorRegistry()
         registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
         verbs = Verbs(self._state, self._binds)
-        app = App(verbs, registry=registry, why_unready=self._why_unready)
+        app = App(
+            verbs,
+            registry=registry,
+            why_unready=self._why_unready,
+            pages_port=pages.getsockname()[1] if pages else None,
+        )
         self._server = Server(
             uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", ws="none",
@@ -82,8 +97,8 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        serving = asyncio.create_task(self._server.serve([self._socket]))
-        host, port = self._socket.getsockname()[:2]
+        serving = asyncio.create_task(self._server.serve(self._sockets))
+        host, port = self._sockets[0].getsockname()[:2]
         log.info("extender started", listen=f"{host}:{port}", identity=self._lease.identity)
         leading = asyncio.create_task(self._lead())
         stopping = asyncio.create_task(self._stop.wait())

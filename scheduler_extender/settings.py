@@ -18,6 +18,7 @@ class Settings:
     lease: str = "tidegate-extender"
     namespace: str = ""  # of the Lease; empty: the pod's, or the kubeconfig context's
     audit_s: float = 60.0  # seconds between two audits of all cards
+    pages: tuple[str, int] | None = None  # where health and metrics are told too, and no verb
 
     def validate(self) -> None:
         """Raises `BadInput` with a line for each problem."""
@@ -33,16 +34,21 @@ class Settings:
             )
         if not self.lease:
             problems.append("--lease: empty; name the Lease that the extenders share")
+        if self.pages is not None and self.port and self.pages[1] == self.port:
+            problems.append(
+                f"--pages: port {self.port} is that of --listen; verbs are told from pages by the "
+                "port, so choose another"
+            )
         if problems:
             raise BadInput(*problems)
 
 
-def listen_address(text: str) -> tuple[str, int]:
+def listen_address(text: str, *, option: str = "--listen") -> tuple[str, int]:
     """Host and port from `127.0.0.1:8073` or `[::1]:8073`. Raises `BadInput`."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise BadInput(
-            f"--listen {text}: HOST:PORT such as 127.0.0.1:8073; port 0 takes a free one"
+            f"{option} {text}: HOST:PORT such as 127.0.0.1:8073; port 0 takes a free one"
         )
     return host, int(port)

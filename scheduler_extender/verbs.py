@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kube-scheduler asks, from bytes to bytes. Only bind changes anything.
 
-Filter and prioritise are reads and may come as often as they like. Prioritise is decisive: the
-winner has 10 and all others less, for kube-scheduler settles ties at random.
+All others are reads and may come as often as they like. Prioritise is decisive: the winner has 10
+and all others less, for kube-scheduler settles ties at random. Pick leaves the winner alone.
 """
 
 from collections.abc import Sequence
@@ -39,13 +39,8 @@ class Verbs:
     def filter(self, body: bytes) -> bytes:
         self._binds.check_leading()
         asked = wire.candidates(body)
-        wish, uid = self._wish(asked.pod, anew=True)
-        if isinstance(wish, Unclear):
-            return wire.filter_reply(asked, _everywhere(asked.names, str(wish)))
-        entry = self._state.ledger.entry(uid)
-        if entry is not None:
-            return wire.filter_reply(asked, _only(asked.names, entry.fact.node))
-        return wire.filter_reply(asked, self._filtered(wish, asked.names))
+        _, found = self._fitting(asked)
+        return wire.filter_reply(asked, found)
 
     def prioritise(self, body: bytes) -> bytes:
         self._binds.check_leading()
@@ -58,6 +53,15 @@ class Verbs:
             scores = self._state.scores.scores(wish, rows[known])
             points[known] = decisive(scores, self._state.fleet.order()[rows[known]])
         return wire.scores_reply(self._priorities.of(asked.names, rows, points))
+
+    def pick(self, body: bytes) -> bytes:
+        """Filter and prioritise in one: of the nodes that fit only the winner is left.
+
+        kube-scheduler scores nothing where one node is left.
+        """
+        self._binds.check_leading()
+        asked = wire.candidates(body)
+        return wire.filter_reply(asked, self._winner(*self._fitting(asked)))
 
     def preempt(self, body: bytes) -> bytes:
         self._binds.check_leading()
@@ -72,6 +76,22 @@ class Verbs:
 
     async def bind(self, body: bytes) -> bytes:
         return wire.bind_reply(await self._binds.bind(wire.bind_ask(body)))
+
+    def _fitting(self, asked: wire.Candidates) -> tuple[Demand | Unclear, wire.Filtered]:
+        wish, uid = self._wish(asked.pod, anew=True)
+        if isinstance(wish, Unclear):
+            return wish, _everywhere(asked.names, str(wish))
+        entry = self._state.ledger.entry(uid)
+        if entry is not None:
+            return wish, _only(asked.names, entry.fact.node)
+        return wish, self._filtered(wish, asked.names)
+
+    def _winner(self, wish: Demand | Unclear, found: wire.Filtered) -> wire.Filtered:
+        if isinstance(wish, Unclear) or not wish.cards or len(found.fitting) < 2:
+            return found
+        rows = self._rows(found.fitting)
+        best = winner(self._state.scores.scores(wish, rows), self._state.fleet.order()[rows])
+        return found if best is None else wire.Filtered([found.fitting[best]])
 
     def _wish(self, pod: wire.Raw, *, anew: bool = False) -> tuple[Demand | Unclear, str]:
         """What the pod asks for, read anew by filter: annotations of a pending pod may change."""

@@ -234,7 +234,14 @@ def _memory(text: str) -> tuple[str, int]:
 
 
 def _mib(text: str) -> int:
-    return _memory(f"{text}Mi")[1]
+    """A whole number, which the API server may have written anew: 6000 as 6k."""
+    try:
+        memory_mib = 0 if text.endswith("i") else quantity.whole(text)
+    except ValueError:
+        memory_mib = 0
+    if not 1 <= memory_mib < 2**31:
+        raise ValueError("memory on each card as a whole number of MiB, such as 12288")
+    return memory_mib
 
 
 def _percent(text: str) -> int:

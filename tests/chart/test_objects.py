@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from autoscaler import cluster_settings
 from autoscaler.adapters.kubernetes.memory import SHARDS
@@ -13,6 +14,16 @@ from autoscaler.adapters.kubernetes.vouching import AUDIENCE
 from autoscaler.app.activator import LEASE, TOKEN
 from autoscaler.cluster_settings import ClusterSettings, ScaleKind
 from autoscaler.settings import Address
+from scheduler_extender.app import VERBS
+from scheduler_extender.binding import BIND_S
+from scheduler_extender.core.annotations import (
+    CORE_RESOURCE,
+    GPU_RESOURCE,
+    MEM_PERCENT_RESOURCE,
+    MEM_RESOURCE,
+    MIG_RESOURCE,
+)
+from scheduler_extender.settings import Settings
 from tests.chart.rendering import CHART, NAMESPACE, Helm, Manifest, Rendered, set_values
 
 ROLLOUTS = "rollouts.v1alpha1.argoproj.io"
@@ -40,11 +51,19 @@ EVERYTHING: dict[str, Any] = {
         "from": [{"namespaceSelector": {"matchLabels": {"name": "autoscaling"}}}],
     },
     "monitoring": {"podMonitor": True, "prometheusRule": True, "labels": {"release": "prom"}},
+    "scheduler": {"enabled": True, "migProfiles": ["1g.10gb"]},
+}
+# Roles that every cluster has, as its version needs them.
+OF_THE_CLUSTER = {
+    "system:kube-scheduler",
+    "system:volume-scheduler",
+    "extension-apiserver-authentication-reader",
 }
 SETS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "everything": EVERYTHING,
     "one namespace": {"namespaces": [NAMESPACE]},
+    "scheduler": {"scheduler": {"enabled": True}},
     "bare": {
         "networkPolicy": {"enabled": False},
         "monitoring": {"rulesConfigMap": False, "dashboard": False},
@@ -120,7 +139,7 @@ def test_every_role_is_bound_to_an_account_that_exists(rendered: Rendered) -> No
         }
         bindings = rendered.of(f"{scope}RoleBinding")
         bound = {(b["metadata"].get("namespace"), b["roleRef"]["name"]) for b in bindings}
-        assert roles == bound
+        assert roles == {one for one in bound if one[1] not in OF_THE_CLUSTER}
         for binding in bindings:
             (subject,) = binding["subjects"]
             assert subject["name"] in accounts
@@ -186,7 +205,7 @@ def test_every_container_is_restricted(rendered: Rendered) -> None:
         for volume in pod["spec"]["volumes"]:
             assert not {"hostPath"} & volume.keys()
     containers = list(rendered.containers())
-    assert len(containers) == 2
+    assert len(containers) == (4 if "tidegate-scheduler" in rendered.pods() else 2)
     for container in containers:
         context = container["securityContext"]
         assert context["allowPrivilegeEscalation"] is False
@@ -238,14 +257,17 @@ def test_every_port_that_is_named_exists(rendered: Rendered) -> None:
     """In probes, Services, network policies and monitors."""
     ports = {
         name: {
-            port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]
+            port["name"]: port["containerPort"]
+            for container in pod["spec"]["containers"]
+            for port in container["ports"]
         }
         for name, pod in rendered.pods().items()
     }
     for name, pod in rendered.pods().items():
-        (container,) = pod["spec"]["containers"]
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert container[probe]["httpGet"]["port"] in ports[name]
+        for container in pod["spec"]["containers"]:
+            own = [port["name"] for port in container["ports"]]
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                assert container[probe]["httpGet"]["port"] in own
         scraped = pod["metadata"]["annotations"].get("prometheus.io/port")
         assert scraped is None or int(scraped) in ports[name].values()
     for service in rendered.of("Service"):
@@ -330,8 +352,15 @@ def test_an_activator_is_given_the_time_to_finish(helm: Helm) -> None:
 
 
 def test_an_upgrade_never_takes_a_pod_away_first(rendered: Rendered) -> None:
-    """A new one is ready before an old one goes; evictions take one at a time."""
+    """A new one is ready before an old one goes; evictions take one at a time.
+
+    Of schedulers there is one at most: two would both place the same pods.
+    """
     for deployment in rendered.of("Deployment"):
+        if deployment["metadata"]["name"] == "tidegate-scheduler":
+            assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+            assert deployment["spec"]["replicas"] == 1
+            continue
         assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     for budget in rendered.of("PodDisruptionBudget"):
         assert budget["spec"]["maxUnavailable"] == 1
@@ -383,12 +412,12 @@ def test_clients_reach_every_port_of_an_activator_but_health(helm: Helm) -> None
     assert health["from"] == [{"podSelector": {}}]
 
 
-def test_what_users_ask_of_pods_reaches_both(helm: Helm) -> None:
+def test_what_users_ask_of_pods_reaches_all(helm: Helm) -> None:
     """Image, pull secrets, nodes, priority, annotations, environment."""
     rendered = helm.render(EVERYTHING)
     for pod in rendered.pods().values():
         spec = pod["spec"]
-        (container,) = spec["containers"]
+        container = spec["containers"][0]
         env = {entry["name"]: entry.get("value") for entry in container["env"]}
         assert container["image"] == "registry.example/tidegate:1.2.3"
         assert spec["imagePullSecrets"] == [{"name": "pull"}]
@@ -400,6 +429,71 @@ def test_what_users_ask_of_pods_reaches_both(helm: Helm) -> None:
         assert env["HTTPS_PROXY"] == "http://proxy:3128"
         assert env["DEBUG"] == "1"
         assert {"POD_NAME", "POD_NAMESPACE", "POD_IP"} <= env.keys()
+
+
+def test_without_the_scheduler_nothing_of_it_is_installed(helm: Helm) -> None:
+    """It is off unless it is asked for."""
+    for values in ({}, {"scheduler": {"enabled": False, "name": "mine"}}):
+        assert not [o for o in helm.render(values).objects if "scheduler" in o["metadata"]["name"]]
+
+
+def scheduler_config(rendered: Rendered) -> Manifest:
+    text = rendered.one("ConfigMap", "tidegate-scheduler")["data"]["scheduler.yaml"]
+    config: Manifest = yaml.safe_load(text)
+    return config
+
+
+def test_kube_scheduler_asks_the_extender_beside_it(helm: Helm) -> None:
+    """By verbs that it has, for the resources that it gives out, longer than a Binding may take."""
+    rendered = helm.render(EVERYTHING)
+    config = scheduler_config(rendered)
+    (extender,) = config["extenders"]
+    told = rendered.pods()["tidegate-scheduler"]["spec"]["containers"][0]["args"]
+    assert extender["urlPrefix"] == f"http://{told[told.index('--listen') + 1]}"
+    assert {extender[v] for v in ("filterVerb", "bindVerb", "preemptVerb")} <= set(VERBS)
+    assert not extender["ignorable"]
+    assert extender["nodeCacheCapable"]
+    assert float(extender["httpTimeout"].removesuffix("s")) > BIND_S
+    managed = {one["name"] for one in extender["managedResources"]}
+    profiles = {f"{MIG_RESOURCE}1g.10gb"}
+    assert managed == {GPU_RESOURCE, MEM_RESOURCE, MEM_PERCENT_RESOURCE, CORE_RESOURCE} | profiles
+    assert all(one["ignoredByScheduler"] for one in extender["managedResources"])
+    assert config["percentageOfNodesToScore"] == 100
+    assert config["leaderElection"] == {"leaderElect": False}
+
+
+def test_verbs_of_the_extender_never_leave_its_pod(helm: Helm) -> None:
+    """Who reaches them binds pods to nodes; health and metrics have a port of their own."""
+    rendered = helm.render(EVERYTHING)
+    extender = rendered.pods()["tidegate-scheduler"]["spec"]["containers"][0]
+    words = extender["args"]
+    assert words[words.index("--listen") + 1].startswith("127.0.0.1:")
+    (port,) = extender["ports"]
+    assert words[words.index("--pages") + 1] == f"$(POD_IP):{port['containerPort']}"
+    (rule,) = rendered.one("NetworkPolicy", "tidegate-scheduler")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": port["name"]}]
+
+
+def test_kube_scheduler_is_of_the_clusters_version_unless_told(helm: Helm) -> None:
+    """A provider's suffix is no tag of the image."""
+
+    def image(*words: str) -> str:
+        flags = ("--set", "scheduler.enabled=true", "-s", "templates/scheduler.yaml", *words)
+        text = helm.run("template", "t", str(CHART), "--namespace", NAMESPACE, *flags)
+        rendered = Rendered(tuple(filter(None, yaml.safe_load_all(text))))
+        pod = rendered.pods()["tidegate-scheduler"]["spec"]
+        return str(pod["containers"][1]["image"])
+
+    stock = "registry.k8s.io/kube-scheduler"
+    assert image("--kube-version", "v1.31.4-gke.1183000") == f"{stock}:v1.31.4"
+    assert image("--set", "scheduler.tag=v1.30.0") == f"{stock}:v1.30.0"
+
+
+def test_the_extender_reaches_its_own_lease_alone(helm: Helm) -> None:
+    """Other Leases of the namespace are none of its."""
+    rules = helm.render(EVERYTHING).one("Role", "tidegate-scheduler-lease")["rules"]
+    named = [rule for rule in rules if rule["verbs"] != ["create"]]
+    assert [rule["resourceNames"] for rule in named] == [[Settings().lease]]
 
 
 def test_names_do_not_depend_on_the_release(helm: Helm) -> None:

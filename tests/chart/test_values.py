@@ -59,6 +59,8 @@ def test_no_object_of_the_schema_takes_unknown_keys(path: str, node: dict[str, A
         ({"networkPolicy": {"apiFrom": [{"namespace": "x"}]}}, "namespace"),
         ({"scaleKinds": ["Rollout.argoproj.io"]}, "scaleKinds"),
         ({"tolerations": [{"keys": "gpu"}]}, "keys"),
+        ({"scheduler": {"enable": True}}, "enable"),
+        ({"scheduler": {"migProfiles": ["big"]}}, "migProfiles"),
         ({"controller": {"tickSeconds": 0}}, "tickSeconds"),
         ({"controller": {"tickSeconds": 61}}, "tickSeconds"),
         ({"controller": {"replicas": 0}}, "replicas"),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from tests.lab import build, network, played, story
+from tests.lab import build, gpu_bench, network, played, story
 from tests.lab.lab import Lab, LabError
 
 _SEARCH = "default.svc.cluster.local svc.cluster.local cluster.local"
@@ -33,13 +33,22 @@ def main() -> int:
         help="`tidegate bench platform` in a fresh lab where kwok plays the nodes; its options",
         add_help=False,
     )
+    verbs.add_parser(
+        "bench-extender",
+        help="GPU pods per second through kube-scheduler and our extender, beside its own best-fit",
+        add_help=False,
+    )
     asked, options = parser.parse_known_args()
-    if asked.verb != "bench" and options:
+    if not asked.verb.startswith("bench") and options:
         parser.error(f"unknown: {' '.join(options)}")
     if asked.verb == "build":
         return _build()
-    bench = partial(played.bench, options=options)
-    work: dict[str, Callable[[Lab], int]] = {"shell": _shell, "demo": _demo, "bench": bench}
+    work: dict[str, Callable[[Lab], int]] = {
+        "shell": _shell,
+        "demo": _demo,
+        "bench": partial(played.bench, options=options),
+        "bench-extender": partial(gpu_bench.bench, options=options),
+    }
     return _in_a_lab(work[asked.verb])
 
 

@@ -12,17 +12,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.lab import build
+
 REPOSITORY = Path(__file__).parents[2]
 LAB = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an image brings. `{ip}` in it is the pod's address, `{cache}` a folder that stays."""
+    """What an image brings. `{ip}` in it is the pod's address, `{cache}` a folder that stays.
+
+    `programs`: what a command's first word stands for, where that lies in the image alone.
+    """
 
     entrypoint: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    programs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+
+BUILT = build.find()
+SCHEDULER = (BUILT["kube"] if BUILT else "kube", "kube-scheduler")
 
 OURS = {"PYTHONPATH": str(REPOSITORY)}
 
@@ -33,6 +42,8 @@ IMAGES: dict[str, Image] = {
     "kserve/sklearnserver": Image(
         (sys.executable, str(LAB / "sklearnserver.py"), "--cache", "{cache}"), OURS
     ),
+    # The real one, of the version of the lab.
+    "kube-scheduler": Image(SCHEDULER, programs={"kube-scheduler": SCHEDULER}),
     # A server that tells who it is, can be slow, late or forward: see echo.py.
     "lab/echo": Image((sys.executable, str(LAB / "echo.py")), OURS),
 }
@@ -60,6 +71,8 @@ def argv(
         raise NoSuchImage(f"{image}: not in the lab's image map (tests/lab/images.py)")
     own = known.entrypoint if known else ()
     filled = {"{ip}": ip, "{cache}": str(cache)}
+    if known and command and command[0] in known.programs:
+        command = (*known.programs[command[0]], *command[1:])
     words = (*(command or own), *args)
     return tuple(_fill(word, filled) for word in words)
 

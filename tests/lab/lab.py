@@ -92,6 +92,10 @@ class Lab:
     def component(self, name: str) -> Component:
         return self._components[name]
 
+    def find(self, name: str) -> Component | None:
+        """None: it was never started here."""
+        return self._components.get(name)
+
     def stop_component(self, name: str, *, kill: bool = False) -> None:
         self._components[name].stop(kill=kill)
         self._disturbed |= name in ("etcd", "kube-apiserver")

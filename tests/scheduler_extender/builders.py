@@ -51,6 +51,11 @@ class Extender:
         assert isinstance(found, dict)
         return found
 
+    def pick(self, pod: dict[str, Any], *names: str) -> dict[str, Any]:
+        """ExtenderFilterResult, of the winner alone."""
+        found: dict[str, Any] = orjson.loads(self.verbs.pick(candidates(pod, *names)))
+        return found
+
     def scores(self, pod: dict[str, Any], *names: str) -> dict[str, int]:
         listed = orjson.loads(self.verbs.prioritise(candidates(pod, *names)))
         return {entry["Host"]: entry["Score"] for entry in listed}

@@ -139,6 +139,19 @@ def test_extended_resources_tell_the_same(resources: dict[str, str], wanted: Dem
     assert asking({}, resources) == wanted
 
 
+@pytest.mark.parametrize(("text", "memory_mib"), [("6k", 6000), ("1M", 10**6), ("81920", 81920)])
+def test_memory_is_read_as_the_api_server_writes_it(text: str, memory_mib: int) -> None:
+    """It stores an extended resource of 6000 as 6k."""
+    assert asking({}, {named.MEM_RESOURCE: text}) == wish(memory_mib=memory_mib)
+
+
+@pytest.mark.parametrize("text", ["12Gi", "12288Mi", "0", "5G"])
+def test_memory_as_a_resource_has_no_unit(text: str) -> None:
+    found = asking({}, {named.MEM_RESOURCE: text})
+    assert isinstance(found, Unclear)
+    assert "a whole number of MiB, such as 12288" in str(found)
+
+
 def test_annotations_and_resources_that_agree_are_one_wish() -> None:
     both = asking(
         {"MEMORY": "12Gi", "CORE": "30%"},

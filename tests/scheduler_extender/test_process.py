@@ -2,6 +2,7 @@
 """The whole process against an API server that is faked at the socket: from Lease to Binding."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from autoscaler.adapters.kubernetes.resources import Place
 from scheduler_extender.adapters.api import Api
+from scheduler_extender.app import VERBS
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.node_report import GPUS, write_report
 from scheduler_extender.errors import GiveUp
@@ -81,13 +83,17 @@ async def server() -> AsyncIterator[BindingApiServer]:
 
 @asynccontextmanager
 async def a_process(
-    server: BindingApiServer, folder: Path, *, ready: bool = True
+    server: BindingApiServer,
+    folder: Path,
+    *,
+    ready: bool = True,
+    pages: socket.socket | None = None,
 ) -> AsyncIterator["tuple[httpx.AsyncClient, asyncio.Task[None]]"]:
     settings = Settings(port=0, kubeconfig=server.kubeconfig(folder), audit_s=5.0)
     taken = bound(settings.host, settings.port)
     host, port = taken.getsockname()
     async with Api(settings.kubeconfig) as api:
-        process = Process(settings, api, taken)
+        process = Process(settings, api, taken, pages=pages)
         running = asyncio.create_task(process.run())
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
             if ready:
@@ -121,6 +127,20 @@ def asked(pod: dict[str, Any], *names: str) -> dict[str, Any]:
 def binding(pod: dict[str, Any], node: str) -> dict[str, str]:
     meta = pod["metadata"]
     return {"PodName": meta["name"], "PodNamespace": "ns", "PodUID": meta["uid"], "Node": node}
+
+
+async def test_the_port_of_pages_tells_health_and_answers_no_verb(
+    server: BindingApiServer, tmp_path: Path
+) -> None:
+    pod = await server.put_pod(a_pod("p", annotations={named.COUNT: "1"}))
+    pages = bound("127.0.0.1", 0)
+    at = f"http://127.0.0.1:{pages.getsockname()[1]}"
+    async with a_process(server, tmp_path, pages=pages) as (client, _):
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await client.get(f"{at}{path}")).status_code == 200
+        said = [await client.post(f"{at}/{verb}", json=binding(pod, "n1")) for verb in VERBS]
+        assert {answer.status_code for answer in said} == {404}
+        assert not server.granted("p")
 
 
 async def test_a_pod_is_filtered_ranked_and_bound_with_its_cards(

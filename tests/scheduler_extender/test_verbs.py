@@ -82,6 +82,22 @@ async def test_prioritise_has_one_winner_and_it_is_the_same_in_any_order() -> No
     assert len(winners) == 1
 
 
+async def test_pick_leaves_the_node_that_prioritise_would_have_win() -> None:
+    """Where none fits it says what filter says; a pod without a wish may go to any."""
+    extender = an_extender(*(a_node(f"n{index}") for index in range(9)))
+    names = list(extender.state.fleet.row_of)
+    for number, notes in enumerate([SHARE, WHOLE, SHARE, {named.COUNT: "2"}] * 3):
+        pod = extender.cluster.create(f"p{number}", uid=f"p{number}", annotations=notes)
+        scores = extender.scores(pod, *names)
+        found = extender.pick(pod, *names)
+        assert found["NodeNames"] == [max(scores, key=scores.__getitem__)]
+        assert not found["FailedNodes"]
+        assert await extender.bind(pod, found["NodeNames"][0]) == ""
+    greedy = a_pod("q", annotations={named.COUNT: "64"})
+    assert extender.pick(greedy, *names) == extender.filter(greedy, *names)
+    assert extender.pick(a_pod("r"), "n1", "bare")["NodeNames"] == ["n1", "bare"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_points_follow_the_scores_and_only_one_is_ten(seed: int) -> None:
     chance = np.random.default_rng(seed)

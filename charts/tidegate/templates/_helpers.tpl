@@ -2,7 +2,7 @@
 Names are the same whatever the release is called, so that Helm itself refuses a second Tidegate over
 the same cluster or namespace: replicas have one writer.
 
-Each partial takes (dict "root" $ "component" "controller"|"activator").
+Each partial takes (dict "root" $ "component" "controller"|"activator"|"scheduler").
 */}}
 
 {{- define "tidegate.selector" -}}
@@ -42,7 +42,7 @@ prometheus.io/path: /metrics
 {{- end }}
 {{- end }}
 
-{{/* What both pods share of their spec. */}}
+{{/* What the pods share of their spec. */}}
 {{- define "tidegate.pod" -}}
 serviceAccountName: tidegate-{{ .component }}
 enableServiceLinks: false
@@ -93,9 +93,12 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* What both containers share: image, security, environment, size. */}}
+{{/*
+What containers of our image share: image, security, environment, size.
+Where a component has several: "container" is its name and "resources" its size.
+*/}}
 {{- define "tidegate.container" -}}
-name: {{ .component }}
+name: {{ .container | default .component }}
 image: {{ printf "%s:%s" .root.Values.image.repository (.root.Values.image.tag | default .root.Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
@@ -115,7 +118,7 @@ env:
     value: {{ $value | quote }}
   {{- end }}
 resources:
-  {{- toYaml (index .root.Values .component).resources | nindent 2 }}
+  {{- toYaml (.resources | default (index .root.Values .component).resources) | nindent 2 }}
 {{- end }}
 
 {{/* Pods are evicted one at a time, and a broken one never stands in the way of a drained node. */}}
