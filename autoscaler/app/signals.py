@@ -177,9 +177,9 @@ def _readings(said: Told) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"{said.name} tells", title_justify="left")
     for column in ("", "value", "count", "mean", "p50", "p95"):
         table.add_column(column, justify="left" if not column else "right")
+    values = {**said.readings, **said.capacities}
     for name in (*READINGS, *said.capacities):
-        value = {**said.readings, **said.capacities}.get(name)
-        if value is not None:
+        if (value := values.get(name)) is not None:
             table.add_row(name, f"{value:.3g}" if name.endswith("_ratio") else f"{value:,.10g}")
     for time_name, times in said.histograms.items():
         mean = times.sum_s / times.count if times.count else None

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tidegate bench …`: reads options, runs a measurement, prints its report; decides nothing."""
 
-import asyncio
-import json
 import logging
-import signal
 import sys
-from collections.abc import Coroutine
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -14,18 +10,18 @@ import structlog
 import typer
 from rich.console import Console
 
-from autoscaler.bench.activator import Options, Report, run_activator_bench
+from autoscaler.bench.activator import Options, run_activator_bench
+from autoscaler.bench.command import complain, ending, run, show, write_json
 from autoscaler.bench.platform_cli import platform
 from autoscaler.bench.signals_cli import signals
 from autoscaler.bench.table import tables
 from autoscaler.bench.workloads import WORKLOADS
-from autoscaler.errors import BadInput, GiveUp
+from autoscaler.errors import BadInput
 
 LONGEST_DURATION_S = 600.0
 MOST_CONNECTIONS = 1024
 MOST_ROUNDS = 100
-_PIPED_WIDTH = 110
-_TERMINATED = 128 + signal.SIGTERM
+NAME = "activator"
 
 app = typer.Typer(
     help="Measure Tidegate beside its rivals, on this machine.",
@@ -94,39 +90,18 @@ def activator(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     console = Console(stderr=True)
-    try:
+    with ending(NAME):
         options = checked(
             duration_s=duration, connections=connections, rounds=rounds, only=only or []
         )
-        report = asyncio.run(_until_terminated(run_activator_bench(options, console=console)))
-    except BadInput as bad:
-        for problem in bad.problems:
-            typer.echo(f"tidegate bench activator: {problem}", err=True)
-        raise typer.Exit(2) from bad
-    except asyncio.CancelledError as told:
-        typer.echo("tidegate bench activator: told to end; nothing is reported", err=True)
-        raise typer.Exit(_TERMINATED) from told
-    except GiveUp as failed:
-        typer.echo(f"tidegate bench activator: {failed}", err=True)
-        raise typer.Exit(1) from failed
+        report = run(run_activator_bench(options, console=console))
     if json_report:
-        json.dump(report.as_json(), sys.stdout)
-        sys.stdout.write("\n")
+        write_json(report.as_json())
     else:
-        Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(
-            tables(report.workloads, report.notes)
-        )
-    for kind, count in report.errors.items():
-        typer.echo(f"tidegate bench activator: {count} errors: {kind}", err=True)
+        show(tables(report.workloads, report.notes))
+    complain(NAME, (f"{count} errors: {kind}" for kind, count in report.errors.items()))
     if report.errors:
         raise typer.Exit(1)
-
-
-async def _until_terminated(work: Coroutine[None, None, Report]) -> Report:
-    """Run `work`; end it in good order, with all it started, when the process is told to end."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
 
 
 if __name__ == "__main__":

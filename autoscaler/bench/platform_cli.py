@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tidegate bench platform`: reads options, runs the measurement, prints its report."""
 
-import asyncio
-import json
 import re
-import signal
-import sys
-from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,16 +11,15 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from autoscaler.bench.command import ending, run, show, write_json
 from autoscaler.bench.platform import NOTES, Options, Report, run_platform_bench
 from autoscaler.bench.population import MOST_REPLICAS
-from autoscaler.errors import BadInput, TidegateError
+from autoscaler.errors import BadInput
 
 MOST_SERVICES: Final = 20_000
 LONGEST_S: Final = 3600.0
 MOST_CHANGES_PER_S: Final = 1_000.0
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_PIPED_WIDTH: Final = 110
-_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def checked(options: Options) -> Options:
@@ -90,48 +84,12 @@ def platform(
         nodes=nodes,
         keep=keep,
     )
-    work = run_platform_bench(checked_or_exit(options), console=Console(stderr=True))
-    report = _run(work)
+    with ending("platform"):
+        report = run(run_platform_bench(checked(options), console=Console(stderr=True)))
     if json_report:
-        json.dump(report.as_json(), sys.stdout)
-        sys.stdout.write("\n")
+        write_json(report.as_json())
     else:
-        console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-        console.print(tables(report))
-
-
-def checked_or_exit(options: Options) -> Options:
-    try:
-        return checked(options)
-    except BadInput as bad:
-        _complain(bad.problems)
-        raise typer.Exit(2) from bad
-
-
-def _run(work: Coroutine[None, None, Report]) -> Report:
-    try:
-        return asyncio.run(_until_terminated(work))
-    except BadInput as bad:
-        _complain(bad.problems)
-        raise typer.Exit(2) from bad
-    except TidegateError as failed:
-        _complain([str(failed)])
-        raise typer.Exit(1) from failed
-    except asyncio.CancelledError as told:
-        _complain(["told to end; nothing is reported"])
-        raise typer.Exit(_TERMINATED) from told
-
-
-async def _until_terminated(work: Coroutine[None, None, Report]) -> Report:
-    """Run `work`; end it in good order, with all it made, when the process is told to end."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
-
-
-def _complain(problems: Iterable[str]) -> None:
-    for problem in problems:
-        typer.echo(f"tidegate bench platform: {problem}", err=True)
+        show(tables(report))
 
 
 def tables(report: Report) -> Group:

@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tidegate bench signals`: reads options, runs the measurement, prints its report."""
 
-import asyncio
-import json
-import signal
-import sys
-from collections.abc import Coroutine, Iterable
 from typing import Annotated, Final
 
 import typer
@@ -14,15 +9,15 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from autoscaler.bench.command import complain, ending, run, show, write_json
 from autoscaler.bench.signals import Options, Report, run_signals_bench
 from autoscaler.bench.signals_scraper import OURS, PLAIN
-from autoscaler.errors import BadInput, GiveUp
+from autoscaler.errors import BadInput
 
 MOST_PODS: Final = 20_000
 LONGEST_S: Final = 300.0
 MOST_ROUNDS: Final = 20
-_PIPED_WIDTH: Final = 110
-_TERMINATED: Final = 128 + signal.SIGTERM
+NAME: Final = "signals"
 
 
 def checked(options: Options) -> Options:
@@ -59,40 +54,17 @@ def signals(
     from another: pods/s, CPU time a scrape, and how old what is known of each pod is. In each round
     our reader of pages and the plain one have their turn. Takes about 30 x rounds seconds.
     """
-    try:
+    with ending(NAME):
         options = checked(Options(pods, seconds, rounds))
-        work = run_signals_bench(options, console=Console(stderr=True))
-        report = asyncio.run(_until_terminated(work))
-    except BadInput as bad:
-        _complain(bad.problems)
-        raise typer.Exit(2) from bad
-    except GiveUp as failed:
-        _complain([str(failed)])
-        raise typer.Exit(1) from failed
-    except asyncio.CancelledError as told:
-        _complain(["told to end; nothing is reported"])
-        raise typer.Exit(_TERMINATED) from told
+        report = run(run_signals_bench(options, console=Console(stderr=True)))
     if json_report:
-        json.dump(report.as_json(), sys.stdout)
-        sys.stdout.write("\n")
+        write_json(report.as_json())
     else:
-        console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-        console.print(tables(report))
+        show(tables(report))
     if report.failed:
-        _complain(f"scrapes failed in {number}: {why}" for number, why in report.failed.items())
+        whys = (f"scrapes failed in {number}: {why}" for number, why in report.failed.items())
+        complain(NAME, whys)
         raise typer.Exit(1)
-
-
-async def _until_terminated(work: Coroutine[None, None, Report]) -> Report:
-    """Run `work`; end it in good order, with all it started, when the process is told to end."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
-
-
-def _complain(problems: Iterable[str]) -> None:
-    for problem in problems:
-        typer.echo(f"tidegate bench signals: {problem}", err=True)
 
 
 def tables(report: Report) -> Group:
