@@ -16,7 +16,6 @@ from typing import Final, cast
 import httptools
 
 READ_BYTES: Final = 256 * 1024
-HEAD_MOST_BYTES: Final = 64 * 1024
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 # A TLS server that is spoken to in plain text says so in a record of this type.

@@ -6,6 +6,7 @@ It runs beside the ticks. Whether it succeeds changes only how long nothing fall
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
@@ -39,19 +40,15 @@ async def recall(
 
     Where nobody answers it is tried again after each of `pauses_s`.
     """
-    for pause_s in (*pauses_s, None):
-        try:
-            await _recall(loop, source, clock)
-        except RetryLater as trouble:
-            if pause_s is None:
-                log.warning("the past is not known; nothing falls for a window", why=str(trouble))
-            else:
-                await asyncio.sleep(pause_s)
-        except GiveUp as trouble:
-            log.warning("the past is not known; nothing falls for a window", why=str(trouble))
-            return
-        else:
-            return
+    try:
+        for pause_s in pauses_s:
+            with suppress(RetryLater):
+                await _recall(loop, source, clock)
+                return
+            await asyncio.sleep(pause_s)
+        await _recall(loop, source, clock)
+    except (RetryLater, GiveUp) as trouble:
+        log.warning("the past is not known; nothing falls for a window", why=str(trouble))
 
 
 async def _recall(loop: ControlLoop, source: Remembers, clock: Clock) -> None:

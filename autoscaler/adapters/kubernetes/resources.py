@@ -83,7 +83,6 @@ NODES: Final = Resource("", "v1", "nodes", namespaced=False, kind="Node")
 NAMESPACES: Final = Resource("", "v1", "namespaces", namespaced=False, kind="Namespace")
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", kind="EndpointSlice")
 DEPLOYMENTS: Final = Resource("apps", "v1", "deployments", kind="Deployment")
-REPLICA_SETS: Final = Resource("apps", "v1", "replicasets", kind="ReplicaSet")
 STATEFUL_SETS: Final = Resource("apps", "v1", "statefulsets", kind="StatefulSet")
 LEADER_WORKER_SETS: Final = Resource(
     "leaderworkerset.x-k8s.io", "v1", "leaderworkersets", kind="LeaderWorkerSet"
@@ -102,11 +101,4 @@ LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", kind="Lease")
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", kind="Event")
 TOKEN_REVIEWS: Final = Resource(
     "authentication.k8s.io", "v1", "tokenreviews", namespaced=False, kind="TokenReview"
-)
-ACCESS_REVIEWS: Final = Resource(
-    "authorization.k8s.io",
-    "v1",
-    "selfsubjectaccessreviews",
-    namespaced=False,
-    kind="SelfSubjectAccessReview",
 )
