@@ -2,8 +2,6 @@
 """A worker in a pod with a share of GPUs: it sees just those, or does not start."""
 
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
@@ -95,7 +93,7 @@ def test_without_a_driver_there_is_nothing_to_take_and_the_log_says_so(
     ids=["the driver refuses", "a GPU is lost"],
 )
 def test_what_cannot_be_checked_is_refused(nvml: FakeNvml) -> None:
-    with pytest.raises(WrongGpus, match="cannot be checked: .*nvidia-smi"):
+    with pytest.raises(WrongGpus, match=r"cannot be checked: .*nvidia-smi"):
         keep_to(Share(("GPU-a",)), nvml)
 
 
@@ -103,15 +101,48 @@ def test_what_cannot_be_checked_is_refused(nvml: FakeNvml) -> None:
 
 
 @pytest.fixture
-def granted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A card that no machine has, and 1 MiB of it."""
-    monkeypatch.setenv(UUIDS, "GPU-of-the-tests")
-    monkeypatch.setenv(MEMORY_MIB, "1")
-    yield
+def granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One card, and 512 MiB of it, on a machine without any."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        monkeypatch.setenv(UUIDS, "GPU-of-the-tests")
+        monkeypatch.setenv(MEMORY_MIB, "512")
+    else:
+        pynvml.nvmlShutdown()
+        pytest.skip("this machine has NVIDIA's driver, and no GPU of that name")
 
 
-def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
-    result = ended("--port", "0", *arguments)
+@pytest.mark.usefixtures("granted")
+def test_a_worker_without_a_driver_serves_on_the_cpu(models: Path, tmp_path: Path) -> None:
+    with ready_worker(tmp_path / "stderr", "--model", f"iris={models / 'iris.skops'}") as worker:
+        answer = worker.http.post("/v1/models/iris:predict", json={"instances": [[5, 3, 1, 0]]})
+        assert answer.json() == {"predictions": [0]}
+        assert events(worker.log)[0] == "no driver"
+
+
+@pytest.mark.usefixtures("granted")
+def test_a_model_that_is_larger_than_what_is_left_ends_the_worker_unread(
+    models: Path, tmp_path: Path
+) -> None:
+    """One line says how much there is, and by which annotation to ask for more."""
+    large = tmp_path / "large.onnx"
+    with large.open("wb") as file:
+        file.truncate(600 * MIB)  # nothing of it is on the disk
+    result = ended("--port", "0", "--model", f"m={large}")
     assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    return result
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("tidegate worker: model 'm' does not load: it takes 600.0 MiB, ")
+    assert "512.0 MiB are left of the 512.0 MiB" in line
+    assert "tidegate.dev/gpu-memory" in line
+
+
+def test_memory_that_makes_no_sense_is_one_line(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(UUIDS, "GPU-a")
+    monkeypatch.setenv(MEMORY_MIB, "12Gi")
+    result = ended("--port", "0", "--model", f"iris={models / 'iris.skops'}")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"tidegate worker: {MEMORY_MIB}: '12Gi' is no number of MiB")
