@@ -8,13 +8,11 @@ judged by the pods' annotations alone.
 import asyncio
 import base64
 import json
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,7 +23,7 @@ from tests.lab.gpu import granted
 from tests.lab.installed import Tidegate
 from tests.lab.lab import NODES, Lab
 from tests.lab.place import Object, Place, a_deployment, a_service
-from tests.lab.test_chart_install import complete
+from tests.lab.test_chart_install import ask, complete
 from tests.lab.traffic import Clients, Tally
 from tests.serving.models import write_add, write_echo, write_sklearn
 
@@ -36,6 +34,7 @@ CARD_MIB = 40 * 1024
 SHARE_MIB = 12 * 1024
 A_CARD = CARD_MIB // SHARE_MIB  # replicas
 MOST = A_CARD * len(NODES)  # on one card a node
+ROOM = {node: {card.uuid: CARD_MIB for card in gpu.cards(node, 1, CARD_MIB)} for node in NODES}
 WISHED = 10
 A_REPLICA = 5  # requests at once
 SOON_S = 120.0
@@ -71,45 +70,46 @@ class Models:
     place: Place
     tidegate: Tidegate
 
-    @property
-    def replicas(self) -> int:
-        return int(self.place.get("deployment", NAME)["spec"]["replicas"])
+    def deployment(self) -> Object:
+        return self.place.get("deployment", NAME)
 
-    @property
-    def ready(self) -> int:
-        return int(self.place.get("deployment", NAME).get("status", {}).get("readyReplicas", 0))
-
-    @property
     def status(self) -> str:
-        said = self.place.get("deployment", NAME)["metadata"]["annotations"]
+        said = self.deployment()["metadata"]["annotations"]
         return str(said.get("tidegate.dev/status", ""))
 
-    def cards(self) -> Counter[str]:
-        """How many pods have each card. No card ever gave more than it has."""
-        pods = self.place.lab.get("pods", "-n", self.place.namespace)["items"]
-        room = {node: {c.uuid: CARD_MIB for c in gpu.cards(node, 1, CARD_MIB)} for node in NODES}
-        assert not gpu.doubts(pods, room)
-        return Counter(uuid for pod in pods for uuid in granted(pod))
+    def pods(self) -> list[Object]:
+        """Never more than fit, and no card ever gave more than it has."""
+        found: list[Object] = self.place.lab.get("pods", "-n", self.place.namespace)["items"]
+        assert len(found) <= MOST
+        assert not gpu.doubts(found, ROOM)
+        return found
 
-    def packed(self, count: int) -> bool:
-        """Whether so many replicas are ready, on as few cards as can be."""
-        cards = self.cards()
-        few = -(-count // A_CARD)
-        return self.replicas == self.ready == cards.total() == count and len(cards) == few
+    def cards(self) -> Counter[str]:
+        """How many replicas have each card, once all that are asked for are ready; else none."""
+        deployment, pods = self.deployment(), self.pods()
+        wanted = deployment["spec"]["replicas"]
+        ready = deployment.get("status", {}).get("readyReplicas", 0)
+        had = Counter(uuid for pod in pods for uuid in granted(pod))
+        return had if ready == wanted == had.total() else Counter()
 
     def events(self) -> list[str]:
         about = f"regarding.name={NAME}"
         where = ("events.events.k8s.io", "-n", self.place.namespace, "--field-selector", about)
         return [item["note"] for item in self.place.lab.get(*where)["items"]]
 
+    def told(self) -> Object:
+        """As the API of the controller that leads tells it."""
+        return self.tidegate.service(self.place.namespace, NAME) or {}
+
     def capped(self) -> float:
-        """Decisions that the budget bound, by the metrics of the controller that leads."""
-        leader = self.tidegate.leader()
-        (pod,) = (p for p in self.tidegate.pods("controller") if p["metadata"]["name"] == leader)
-        url = f"http://{pod['status']['podIP']}:8070/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            text = answer.read().decode()
+        """Decisions that the budget bound, by that controller's metrics."""
         wanted = {"namespace": self.place.namespace, "name": NAME, "rule": "budget"}
+        leader = self.tidegate.leader()
+        text = next(
+            ask(f"http://{pod['status']['podIP']}:8070/metrics")
+            for pod in self.tidegate.pods("controller")
+            if pod["metadata"]["name"] == leader
+        )
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -125,7 +125,7 @@ def models(lab: Lab, gpus: Tidegate, tmp_path: Path) -> Iterator[Models]:
         place = Place(lab, namespace)
         place.apply(the_files(tmp_path), a_worker(), a_service(NAME))
         models = Models(place, gpus)
-        place.until(lambda: "asleep" in models.status, within_s=SOON_S)
+        place.until(lambda: "asleep" in models.status(), within_s=SOON_S)
         yield models
         place.kubectl("delete", "deployment", NAME, "--cascade=foreground", "--wait=true")
 
@@ -164,6 +164,7 @@ def a_worker() -> Object:
         "readinessProbe": {
             "httpGet": {"path": "/v2/health/ready", "port": 8080},
             "periodSeconds": 1,
+            "timeoutSeconds": 10,  # as long as a busy machine takes
         },
         "resources": {"limits": {gpu.MEMORY: str(SHARE_MIB)}},
         "volumeMounts": [{"name": "models", "mountPath": "/mnt/models"}],
@@ -185,7 +186,7 @@ def a_worker() -> Object:
     return made
 
 
-async def under(models: Models, clients: int, reached: Any) -> Tally:
+async def under(models: Models, clients: int, reached: Callable[[], bool]) -> Tally:
     """So many clients, a third of them to each model, go on until it is reached."""
     over = False
     address = await asyncio.to_thread(models.place.cluster_ip, NAME)
@@ -207,17 +208,41 @@ async def under(models: Models, clients: int, reached: Any) -> Tally:
 
 async def test_a_worker_wakes_is_packed_is_capped_and_sleeps_again(models: Models) -> None:
     """No request is lost on the way, and no card gives more than it has."""
-    few = await under(models, 12, lambda: models.packed(A_CARD))
-    before = await asyncio.to_thread(models.capped)
-    assert before == 0
+
+    def side_by_side() -> bool:
+        cards = models.cards()
+        return cards.total() > 1 and len(cards) == 1
 
     def full() -> bool:
-        return models.packed(MOST) and models.capped() > 3
+        """Decided several times over that there shall be no more."""
+        return set(models.cards().values()) == {A_CARD} and models.capped() > 3
 
-    many = await under(models, 48, full)
-    print(few, many, models.status, models.events())
-    for tally in (few, many):
-        assert not tally.lost, tally
-        assert tally.answered == tally.sent > 0
-    await asyncio.to_thread(models.place.until, lambda: not models.cards(), within_s=SOON_S)
-    assert models.replicas == 0
+    tallies = [await under(models, 12, side_by_side), await under(models, 48, full)]
+    assert not any(tally.lost for tally in tallies), tallies
+    assert all(tally.answered == tally.sent > 0 for tally in tallies), tallies
+    await asyncio.to_thread(asleep, models)
+    said = " ".join(models.events())
+    assert "0 -> " in said
+    assert "more fit: 12 GiB each, largest hole 4 GiB" in said
+    assert models.tidegate.passed(models.place.namespace) > 0
+
+
+def asleep(models: Models) -> None:
+    models.place.until(lambda: "asleep: 0" in models.status(), within_s=SOON_S)
+    models.place.until(lambda: not models.pods(), within_s=SOON_S)
+
+
+def test_who_wishes_more_than_fits_is_told_why(models: Models) -> None:
+    """By the status line, the decision and an Event; and each worker has what it was given."""
+    place = models.place
+    place.kubectl("annotate", f"deployment/{NAME}", f"tidegate.dev/min-replicas={WISHED}")
+    place.until(lambda: set(models.cards().values()) == {A_CARD}, within_s=SOON_S)
+    place.until(lambda: "no free GPU has room for more" in models.status())
+    place.until(lambda: models.told().get("bound_by") == "budget")
+    assert "budget: 0 of 4 more fit: 12 GiB each, largest hole 4 GiB" in models.told()["because"]
+    first = "0 -> 6 replicas: budget: 6 of 10 more fit: 12 GiB each, largest hole 4 GiB"
+    place.until(lambda: first in models.events())
+    for pod in models.pods():
+        log = place.log_of(pod["metadata"]["name"], "worker")
+        assert f'"granted":{json.dumps(granted(pod))},"memory_mib":{SHARE_MIB}' in log
+        assert log.count('"model loaded"') == len(FILES)
