@@ -48,51 +48,51 @@ def winner(scores: Ints, order: Ints) -> int | None:
 
 def after(fleet: Fleet, demand: Demand, rows: Ints, part: Ints) -> Ints:
     """`part` as it would be with the demand on its cards of each row: [rows, cards]."""
+    cards, left = placed(fleet, demand, rows, part)
+    found = part.copy()
+    np.put_along_axis(found, cards, left, axis=1)
+    return found
+
+
+def placed(fleet: Fleet, demand: Demand, rows: Ints, part: Ints) -> tuple[Ints, Ints]:
+    """The cards of each row that the demand would get, and what is left of them: [rows, some]."""
     if not demand.cards or demand.profile:
-        return part
-    left = part.copy()
-    ok = cards_that_fit(fleet, demand, rows)
-    here, cards = _tightest(part, ok, count=demand.cards)
+        none = np.zeros((len(rows), 0), dtype=np.int64)
+        return none, none
+    cards = _tightest(part, cards_that_fit(fleet, demand, rows), count=demand.cards)
     if demand.exclusive:
-        left[here, cards] = 0
-        return left
-    need = fleet.memory_need(demand, rows)[here, cards]
-    total = np.maximum(fleet.memory_total[rows][here, cards], 1)
-    memory = (fleet.memory_free[rows][here, cards] - need) * WHOLE_MILLI // total
-    left[here, cards] = np.minimum(memory, fleet.milli_free[rows][here, cards] - demand.milli)
-    return left
+        return cards, np.zeros_like(cards)
+    here = rows[:, None], cards
+    need = np.take_along_axis(fleet.memory_need(demand, rows), cards, axis=1)
+    total = np.maximum(fleet.memory_total[here], 1)
+    memory = (fleet.memory_free[here] - need) * WHOLE_MILLI // total
+    return cards, np.minimum(memory, fleet.milli_free[here] - demand.milli)
 
 
-def _tightest(part: Ints, ok: Mask, *, count: int) -> tuple[Ints, Ints]:
+def _tightest(part: Ints, ok: Mask, *, count: int) -> Ints:
     """Indices of the `count` cards of each row that have the least free, of those that are ok."""
     free = np.where(ok, part, 2 * WHOLE_MILLI)
-    rows = np.arange(len(part))[:, None]
     if count == 1:
-        return rows, free.argmin(axis=1)[:, None]
-    return rows, free.argsort(axis=1, kind="stable")[:, :count]
+        found: Ints = free.argmin(axis=1)[:, None]
+    else:
+        found = free.argsort(axis=1, kind="stable")[:, :count]
+    return found
 
 
 def _by_fragments(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
-    now = free_part(fleet, rows)
-    then = after(fleet, demand, rows, now)
-    cpu, model = fleet.cpu_free[rows], fleet.model[rows]
-    # One call for both states: on the few rows of a usual decision the calls are what costs.
-    both = outlook.usable(
-        np.concatenate((now, then)),
-        np.concatenate((fleet.memory_total[rows],) * 2),
-        cpu=np.concatenate((cpu, cpu - demand.cpu_milli)),
-        model=np.concatenate((model, model)),
-    )
-    idle_now, idle_then = now.sum(axis=1), then.sum(axis=1)
-    taken = idle_now - idle_then
-    gain = taken - (both[: len(rows)] - both[len(rows) :]) / UNIT
+    now = outlook.now(rows)
+    cards, left = placed(fleet, demand, rows, now.part)
+    taken = np.take_along_axis(now.part, cards, axis=1).sum(axis=1) - left.sum(axis=1)
+    cpu = fleet.cpu_free[rows]
+    usable = outlook.usable_after(rows, cards, left, cpu=cpu - demand.cpu_milli)
+    gain = taken - (now.usable - usable) / UNIT
     if outlook.cpu_per_gpu is not None:
         gain += BALANCE * (
-            _imbalance(cpu, idle_now, outlook.cpu_per_gpu)
-            - _imbalance(cpu - demand.cpu_milli, idle_then, outlook.cpu_per_gpu)
+            _imbalance(cpu, now.idle, outlook.cpu_per_gpu)
+            - _imbalance(cpu - demand.cpu_milli, now.idle - taken, outlook.cpu_per_gpu)
         )
     # Squared: a claim on a little of a model costs next to nothing, so a poor guess does no harm.
-    gain -= CONTENTION * outlook.contention[model] ** 2 * taken
+    gain -= CONTENTION * outlook.contention[fleet.model[rows]] ** 2 * taken
     steps: Ints = np.rint(gain / STEP_MILLI).astype(np.int64)
     return steps
 
