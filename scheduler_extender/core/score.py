@@ -14,8 +14,8 @@ import numpy as np
 
 from scheduler_extender.core.assign import linked
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand, Policy
-from scheduler_extender.core.fit import cards_that_fit, fits
-from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask
+from scheduler_extender.core.fit import cards_that_fit, hosts
+from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask, row_sums
 from scheduler_extender.core.outlook import Outlook, free_part
 from scheduler_extender.core.typical import UNIT
 
@@ -29,11 +29,10 @@ CONTENTION = 2.0  # of a GPU of a model that is all claimed: more than fragments
 def scores(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
     """A score for each of `rows`; NO_FIT where the demand does not fit."""
     found = np.full(len(rows), NO_FIT)
-    fit = np.flatnonzero(fits(fleet, demand, rows))
-    if len(fit):
-        ranking = _RANKING[demand.policy]
-        found[fit] = ranking(fleet, demand, rows[fit], outlook)
-        found[fit] += _by_mesh(fleet, demand, rows[fit])
+    fit = hosts(fleet, demand, rows)
+    if len(fit.at):
+        ranked = _RANKING[demand.policy](fleet, demand, rows[fit.at], fit.cards, outlook)
+        found[fit.at] = ranked + _by_mesh(fleet, demand, rows[fit.at])
     return found
 
 
@@ -48,18 +47,22 @@ def winner(scores: Ints, order: Ints) -> int | None:
 
 def after(fleet: Fleet, demand: Demand, rows: Ints, part: Ints) -> Ints:
     """`part` as it would be with the demand on its cards of each row: [rows, cards]."""
-    cards, left = placed(fleet, demand, rows, part)
+    ok = cards_that_fit(fleet, demand, rows)
+    cards, left = placed(fleet, demand, rows, part=part, ok=ok)
     found = part.copy()
     np.put_along_axis(found, cards, left, axis=1)
     return found
 
 
-def placed(fleet: Fleet, demand: Demand, rows: Ints, part: Ints) -> tuple[Ints, Ints]:
-    """The cards of each row that the demand would get, and what is left of them: [rows, some]."""
+def placed(fleet: Fleet, demand: Demand, rows: Ints, *, part: Ints, ok: Mask) -> tuple[Ints, Ints]:
+    """The cards of each row that the demand would get, and what is left of them: [rows, some].
+
+    `ok`: the cards to choose from; `part`: thousandths of each that are free.
+    """
     if not demand.cards or demand.profile:
         none = np.zeros((len(rows), 0), dtype=np.int64)
         return none, none
-    cards = _tightest(part, cards_that_fit(fleet, demand, rows), count=demand.cards)
+    cards = _tightest(part, ok, count=demand.cards)
     if demand.exclusive:
         return cards, np.zeros_like(cards)
     here = rows[:, None], cards
@@ -79,12 +82,12 @@ def _tightest(part: Ints, ok: Mask, *, count: int) -> Ints:
     return found
 
 
-def _by_fragments(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+def _by_fragments(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
     now = outlook.now(rows)
-    cards, left = placed(fleet, demand, rows, now.part)
-    taken = np.take_along_axis(now.part, cards, axis=1).sum(axis=1) - left.sum(axis=1)
+    cards, left = placed(fleet, demand, rows, part=now.part, ok=ok)
+    taken = row_sums(np.take_along_axis(now.part, cards, axis=1) - left)
     cpu = fleet.cpu_free[rows]
-    usable = outlook.usable_after(rows, cards, left, cpu=cpu - demand.cpu_milli)
+    usable = outlook.usable_after(now, cards, left, cpu=cpu - demand.cpu_milli)
     gain = taken - (now.usable - usable) / UNIT
     if outlook.cpu_per_gpu is not None:
         gain += BALANCE * (
@@ -104,18 +107,18 @@ def _imbalance(cpu: Floats, idle: Ints, cpu_per_gpu: float) -> Floats:
     return found
 
 
-def _by_use(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+def _by_use(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
     """Thousandths of the node's GPUs that are in use."""
     cards = np.maximum((fleet.milli_total[rows] > 0).sum(axis=1), 1)
     used: Ints = WHOLE_MILLI - free_part(fleet, rows).sum(axis=1) // cards
     return used
 
 
-def _by_idleness(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
-    return -_by_use(fleet, demand, rows, outlook)
+def _by_idleness(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
+    return -_by_use(fleet, demand, rows, ok, outlook)
 
 
-def _by_links(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+def _by_links(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
     """The links among the cards that the demand would get; 0 where a node tells of none."""
     return np.array([linked(fleet, demand, int(row)) for row in rows], dtype=np.int64)
 
