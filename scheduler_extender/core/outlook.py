@@ -108,7 +108,7 @@ class Outlook:
             host += (len(self._cpus) + 1) * self._fleet.model[rows]
         at = host[:, None] * (levels * counts) + np.arange(0, levels * counts, counts)
         at += sums >> _SHIFT
-        found: Ints = np.vecdot(self._weight.take(at), sums & (_ONE - 1))
+        found: Ints = np.einsum("ij,ij->i", self._weight.take(at), sums & (_ONE - 1))
         return found
 
     def _weights(self, shapes: list[tuple[Demand, int]], levels: list[tuple[int, int]]) -> Ints:
