@@ -198,6 +198,7 @@ class FakeEvictor:
         self.cluster = cluster
         self.protected: set[str] = set()
         self.evicted: list[str] = []
+        self.pairs: list[tuple[Raw, Waiting]] = []  # victim and preemptor
         self.nominated: dict[str, str] = {}  # by name: the node
         self.refuses: Callable[[], bool] = lambda: False  # also whom no budget protects
         self._fate = fate
@@ -220,7 +221,7 @@ class FakeEvictor:
             raise Unreachable("the reply was lost", after_s=0.0)
 
     async def tell_why(self, victim: PodSeen, preemptor: Waiting) -> None:
-        self._found(victim)
+        self.pairs.append((self._found(victim), preemptor))
 
     async def nominate(self, pod: Waiting, node: str) -> None:
         self._found(pod)
