@@ -6,6 +6,7 @@ and that is where the time goes: `count` says how much is left, so that others m
 """
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -19,9 +20,10 @@ from scheduler_extender.preemption import evictable
 from scheduler_extender.promises import give
 from scheduler_extender.state import ClusterState
 
-AT_ONCE: Final = 50  # nodes counted between two breaths
+AT_ONCE: Final = 20  # nodes counted between two breaths
 # Whom the API server does not let us evict, by a budget as a rule, is left alone so long.
 SPARED_S: Final = 30.0
+_FREE: Final = ("memory_free", "milli_free", "slots_free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class LowerPods:
             found = fits(fleet, demand, among)
             if found.any():
                 loss = _loss(fleet, demand, among[found], freed=freed, without=without[found])
-                return among[found][np.lexsort((fleet.order()[among[found]], loss))]
+                return among[found][np.lexsort((self._state.fleet.order()[among[found]], loss))]
         return among[:0]
 
     def _count(self, row: int) -> None:
@@ -133,11 +135,14 @@ def _loss(fleet: Fleet, demand: Demand, rows: Ints, *, freed: Ints, without: Mas
 def as_all_will_be(state: ClusterState, *, uid: str, priority: int) -> tuple[Fleet, Fleet]:
     """All nodes as they are now, and once those that leave are gone and promises are kept.
 
-    Without CPU and memory, which are kube-scheduler's to judge.
+    Without CPU and memory, which are kube-scheduler's to judge. The former is to be read only, the
+    free amounts of the latter may be changed.
     """
-    now = state.fleet.copy()
-    now.cpu_free[:] = now.ram_free[:] = inf
-    soon = now.copy()
+    now = copy(state.fleet)
+    now.cpu_free = now.ram_free = np.full_like(state.fleet.cpu_free, inf)
+    soon = copy(now)
+    for name in _FREE:
+        setattr(soon, name, getattr(now, name).copy())
     before = state.promises.before(uid, priority)
     for node in {*state.leaving_on(), *(promise.node for promise in state.promises)}:
         row = soon.row_of.get(node)
@@ -145,6 +150,6 @@ def as_all_will_be(state: ClusterState, *, uid: str, priority: int) -> tuple[Fle
             continue
         alone = state.promises.soon(node)
         give(alone, [promise for promise in before if promise.node == node])
-        for name in ("memory_free", "milli_free", "slots_free"):
-            getattr(soon, name)[row, : alone.width] = getattr(alone, name)[0]
+        for name in _FREE:
+            getattr(soon, name)[row] = getattr(alone, name)[0]
     return now, soon

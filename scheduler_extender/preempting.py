@@ -21,7 +21,6 @@ import structlog
 from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import fits
-from scheduler_extender.core.gpus import Ints
 from scheduler_extender.errors import NotFound, Refused, Unreachable
 from scheduler_extender.lower import LowerPods, as_all_will_be
 from scheduler_extender.metrics import PreemptionMetrics
@@ -115,12 +114,16 @@ class Preempting:
 
     def _waiting(self, now_s: float) -> Iterator[Waiting]:
         """Those that might preempt."""
-        promises, ledger = self._state.promises, self._state.ledger
         for pod in self._state.waiting:
-            due = pod.may_preempt and now_s - pod.since_s >= PATIENCE_S and pod.demand.cards
-            known = promises.of(pod.uid) or ledger.entry(pod.uid)
-            if due and known is None:
+            patient = pod.demand.cards and now_s - pod.since_s >= PATIENCE_S
+            if patient and pod.may_preempt and self._waits(pod):
                 yield pod
+
+    def _waits(self, pod: Waiting) -> bool:
+        """As it is known, and without a promise or a hold."""
+        state = self._state
+        known = state.promises.of(pod.uid) or state.ledger.entry(pod.uid)
+        return known is None and state.waiting.of(pod.uid) is pod
 
     def _due(self, now_s: float) -> list[Waiting]:
         """Whose turn it is: those that were looked at longest ago, of them the most important."""
@@ -136,21 +139,21 @@ class Preempting:
         """Whether another pod of its kind should be looked at: something could be done."""
         for _ in range(MOST_TRIES):
             self._lower.count()
-            plan = self._plan(pod)
-            if plan is None:
+            plan = await self._plan(pod)
+            if plan is None or not self._waits(pod):
                 return False
             if plan.victims and now_s - pod.asked_s > FRESH_S:
                 await self._ask_anew(pod, now_s=now_s)
                 return True
             if await self._carry_out(pod, plan, now_s=now_s):
                 return True
-            await asyncio.sleep(0)
         return True
 
-    def _plan(self, pod: Waiting) -> Plan | None:
-        """None where it has room already, or no eviction would help."""
+    async def _plan(self, pod: Waiting) -> Plan | None:
+        """None where it has room already, no eviction would help, or too much goes on."""
         state = self._state
-        rows = _rows(state, pod)
+        known = (state.fleet.row_of.get(name) for name in pod.nodes)
+        rows = np.array([row for row in known if row is not None], dtype=np.int64)
         now, soon = as_all_will_be(state, uid=pod.uid, priority=pod.priority)
         ready = rows[fits(soon, pod.demand, rows)]
         if len(ready):
@@ -158,14 +161,20 @@ class Preempting:
             return Plan(state.fleet.names[ready[0]], ()) if waits else None
         found = self._lower.rows(soon, pod.demand, rows, priority=pod.priority)
         plans = []
-        for row in found[:MOST_NODES].tolist():
-            node = state.fleet.names[row]
-            alone = as_it_will_be(state, node, uid=pod.uid, priority=pod.priority)
-            could = evictable(state, node, priority=pod.priority, spared=self._lower.spared)
-            victims = victims_on(alone, pod.demand, could)
+        for node in [state.fleet.names[row] for row in found[:MOST_NODES].tolist()]:
+            victims = self._victims(pod, node)
             if victims:
                 plans.append(Plan(node, victims))
-        return max(plans, key=_merit, default=None)
+            await asyncio.sleep(0)  # kube-scheduler's calls go first
+        best = max(plans, key=_merit, default=None)
+        if best is None or self._victims(pod, best.node) != best.victims:
+            return None
+        return best
+
+    def _victims(self, pod: Waiting, node: str) -> tuple[PodSeen, ...] | None:
+        alone = as_it_will_be(self._state, node, uid=pod.uid, priority=pod.priority)
+        could = evictable(self._state, node, priority=pod.priority, spared=self._lower.spared)
+        return victims_on(alone, pod.demand, could)
 
     async def _carry_out(self, pod: Waiting, plan: Plan, *, now_s: float) -> bool:
         """Whether the promise stands; else other victims have to be found."""
@@ -189,13 +198,15 @@ class Preempting:
 
     async def _go_on(self, uid: str, *, now_s: float) -> bool:
         """Evict victims that stand as if nothing had been said; false: the promise was ended."""
-        promise, pod = self._state.promises.of(uid), self._preemptors[uid]
+        state, promise, pod = self._state, self._state.promises.of(uid), self._preemptors[uid]
         for victim in promise.victims if promise is not None else ():
-            seen = self._state.pods.get(victim.uid)
+            seen = state.pods.get(victim.uid)
             if seen is None or seen.leaving or victim.uid in self._evicted:
                 continue
+            if state.promises.of(uid) is not promise or state.ledger.entry(uid) is not None:
+                return False
             if not await self._evict(victim, pod, now_s=now_s):
-                self._state.promises.end(uid)
+                state.promises.end(uid)
                 return False
         return True
 
@@ -263,11 +274,6 @@ class Preempting:
 def stamp(epoch_s: float) -> str:
     """As the API server writes times."""
     return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _rows(state: ClusterState, pod: Waiting) -> Ints:
-    known = (state.fleet.row_of.get(name) for name in pod.nodes)
-    return np.array([row for row in known if row is not None], dtype=np.int64)
 
 
 def _merit(plan: Plan) -> tuple[tuple[int, ...], str]:

@@ -141,13 +141,10 @@ class Promises:
     def now(self, node: str) -> Fleet:
         """The node by itself. Its CPU and memory are kube-scheduler's to judge."""
         fleet = self._ledger.fleet
-        row, alone = fleet.row_of.get(node), Fleet()
-        if row is None:
-            return alone
-        described = fleet.nodes[node]
-        alone.set_node(replace(described, cpu_milli=None, ram_mib=None))
-        for name in ("memory_free", "milli_free", "slots_free", "usable"):
-            getattr(alone, name)[0] = getattr(fleet, name)[row, : alone.width]
+        if node not in fleet.row_of:
+            return Fleet()
+        alone = fleet.alone(node)
+        alone.cpu_free[0] = alone.ram_free[0] = inf
         return alone
 
     def soon(self, node: str) -> Fleet:

@@ -61,6 +61,9 @@ class WaitingPods:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(tuple(self._pods.values()))
 
+    def of(self, uid: str) -> Waiting | None:
+        return self._pods.get(uid)
+
     def refused(self, pod: Raw, demand: Demand, names: Sequence[str], *, now_s: float) -> None:
         """None of `names` has room for it."""
         meta, spec = pod["metadata"], pod.get("spec") or {}
