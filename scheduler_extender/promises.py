@@ -21,6 +21,7 @@ from scheduler_extender.core.ledger import Ledger
 # From when there is room until the pod must have taken it: kube-scheduler tries a pod that failed
 # often every 10 s.
 KEEP_S: Final = 60.0
+MOST_FOUND: Final = 1_000  # answers that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Promises:
         self._ledger = ledger
         self._going = going
         self._made: dict[str, Promise] = {}  # by UID
+        # By node, demand and promises: at which version of the row, and whether it spoils them.
+        self._found: dict[tuple[str, Demand, tuple[str, ...]], tuple[int, bool]] = {}
         self._ended: dict[str, str] = {}  # by UID: the node of a nomination that is kept no more
 
     def __len__(self) -> int:
@@ -127,13 +130,24 @@ class Promises:
 
     def spoiled(self, node: str, demand: Demand, *, uid: str, priority: int) -> bool:
         """Whether this pod would get cards on the node now that were promised to another."""
-        before = [one for one in self.before(uid, priority) if one.node == node]
+        before = tuple(one for one in self.before(uid, priority) if one.node == node)
         row = self._ledger.fleet.row_of.get(node)
         if not before or row is None or not demand.cards:
             return False
+        asked = node, demand, tuple(one.uid for one in before)
+        version = int(self._ledger.fleet.version[row])
+        known = self._found.get(asked)
+        if known is None or known[0] != version:
+            if len(self._found) >= MOST_FOUND:
+                self._found.clear()
+            known = self._found[asked] = version, self._spoiled(before, demand, row=row)
+        return known[1]
+
+    def _spoiled(self, before: Sequence[Promise], demand: Demand, *, row: int) -> bool:
         cards = choose_cards(self._ledger.fleet, demand, row)
         if cards is None:
             return False
+        node = self._ledger.fleet.names[row]
         spoilt = self.soon(node)
         spoilt.take(spoilt.grant(0, cards=cards, demand=demand))
         return give(spoilt, before) < give(self.soon(node), before)

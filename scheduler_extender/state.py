@@ -123,6 +123,9 @@ class ClusterState:
             self._unseen.pop(pod.uid, None)
             self.waiting.over(pod.uid)
             self.promises.over(pod.uid)
+        elif pod.leaving:
+            self.waiting.over(pod.uid)
+            self.promises.over(pod.uid)
         elif not pod.ended:
             self.promises.seen(pod)
         self._pod(pod)
@@ -153,6 +156,12 @@ class ClusterState:
         for unseen in tuple(self._unseen.values()):
             if unseen.uid not in uids and unseen.since_s < began_s:
                 self.pod_gone(unseen.uid)
+        for waiting in self.waiting:
+            if waiting.uid not in uids and waiting.asked_s < began_s:
+                self.pod_gone(waiting.uid)
+        for promise in self.promises:
+            if promise.uid not in uids:
+                self.promises.over(promise.uid)
         if not self.pods_synced:
             self.pods_synced = True
             self._expect()

@@ -99,6 +99,8 @@ class Verbs:
             return found
         kept = {promise.node for promise in promises} & set(found.fitting)
         kept = {node for node in kept if promises.spoiled(node, wish, uid=uid, priority=priority)}
+        if not kept:
+            return found
         left = [name for name in found.fitting if name not in kept]
         told = dict.fromkeys(kept, PROMISED.why)
         return replace(found, fitting=left, failed={**found.failed, **told})

@@ -70,6 +70,7 @@ def test_the_scheduler_may_bind_pods_and_not_read_secrets(installed: Place) -> N
         ("create", "/pods/binding"),
         ("watch", "/nodes/"),
         ("patch", "/pods/status"),
+        ("create", "/pods/eviction"),
     ):
         assert may(lab, user, verb, what, where), (verb, what)
     for verb, what in (("get", "/secrets/"), ("create", "/pods/"), ("patch", "/nodes/")):

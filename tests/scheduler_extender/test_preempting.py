@@ -8,7 +8,7 @@ from scheduler_extender.errors import Refused
 from scheduler_extender.lower import SPARED_S
 from scheduler_extender.preempting import FRESH_S, OVERDUE_S, PATIENCE_S, REMOTE_S
 from scheduler_extender.promises import KEEP_S
-from scheduler_extender.waiting import AGAIN_S
+from scheduler_extender.waiting import AGAIN_S, MOST
 from tests.scheduler_extender.builders import CARD_MIB, Extender, a_node, an_extender
 from tests.scheduler_extender.fakes import GRACE_S, Clock, FakeBinder, FakeCluster, Fate, Raw, a_pod
 
@@ -392,3 +392,32 @@ async def test_the_node_where_it_costs_least_is_chosen() -> None:
     waits(extender)
     assert len(await turn(extender)) == 1
     assert extender.state.pods[f"uid-{extender.evictor.evicted[0]}"].priority == 5
+
+
+async def test_a_pod_that_was_deleted_while_nobody_heard_gets_nothing() -> None:
+    """A list tells it, and so does the deletion of a pod that stays for a finalizer."""
+    extender = await filled({"low": (99, 0)})
+    waits(extender, "one")
+    waits(extender, "two")
+    extender.cluster.delete("one")
+    extender.cluster.leave("two")
+    extender.watch.list_all(began_s=extender.cluster.clock.s + 1)
+    assert len(extender.state.waiting) == 0
+    assert await turn(extender) == []
+
+
+async def test_room_is_not_kept_for_a_pod_that_was_deleted_while_nobody_heard() -> None:
+    extender = await making_room()
+    gone(extender, "low")
+    extender.cluster.delete("high")
+    extender.watch.list_all(began_s=extender.cluster.clock.s)
+    assert extender.filter(a_pod("late", annotations=part(50)), "n")["NodeNames"] == ["n"]
+
+
+async def test_an_important_pod_is_heard_however_many_wait() -> None:
+    extender = await filled({"low": (99, 0)})
+    for number in range(MOST):
+        refused(extender, a_pod(f"p{number}", annotations=WHOLE), "n")
+    waits(extender)
+    assert len(extender.state.waiting) == MOST
+    assert await turn(extender) == ["low"]
