@@ -137,6 +137,7 @@ class FakeBinder:
         self._delay_s = delay_s
         self._gated = gated
         self._waiting: list[asyncio.Future[None]] = []
+        self._dead = False
 
     async def bind(self, binding: Binding) -> None:
         self.posts.append(binding)
@@ -173,7 +174,8 @@ class FakeBinder:
                 waiting.set_result(None)
 
     def die(self) -> None:
-        """The process ends: whoever waits for an answer never gets it."""
+        """The process ends: whoever waits for an answer, or would, never gets it."""
+        self._dead = True
         for waiting in self._waiting:
             waiting.cancel()
         self._waiting.clear()
@@ -183,6 +185,8 @@ class FakeBinder:
         return len(self._waiting)
 
     async def _gate(self) -> None:
+        if self._dead:
+            raise asyncio.CancelledError
         if self._gated():
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
