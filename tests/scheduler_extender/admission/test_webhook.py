@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from scheduler_extender.admission.app import MOST_BODY_BYTES
 from scheduler_extender.admission.certificates import Certificate
 from scheduler_extender.admission.cli import app as command
-from scheduler_extender.admission.process import serve
+from scheduler_extender.admission.process import Sockets, serve
 from scheduler_extender.admission.settings import Settings
 from scheduler_extender.errors import BadInput
 from scheduler_extender.listening import bound
@@ -79,10 +79,10 @@ class Webhook:
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Webhook]:
     cert, key = write_pair(folder)
-    settings = Settings(cert, key, "127.0.0.1", 0)
+    settings = Settings(cert, key)
     certificate, taken, stop = Certificate(cert, key), bound("127.0.0.1", 0), asyncio.Event()
     port = taken.getsockname()[1]
-    serving = asyncio.create_task(serve(settings, certificate, taken, stop))
+    serving = asyncio.create_task(serve(settings, certificate, Sockets(taken), stop))
     try:
         yield Webhook(port, certificate, folder)
     finally:
