@@ -106,6 +106,9 @@ def team(installed: Place) -> Iterator[Place]:
     """A namespace of users."""
     with installed.lab.namespace("team") as namespace:
         yield Place(installed.lab, namespace)
+        installed.lab.kubectl(
+            "delete", "pods", "--all", "-n", namespace
+        )  # and their cards are free
 
 
 def a_wish(name: str, memory: str = "8Gi", **container: Any) -> Object:
