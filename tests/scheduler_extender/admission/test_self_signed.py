@@ -187,10 +187,10 @@ async def test_a_new_pair_is_served_only_once_it_is_trusted_and_the_old_one_stay
                 await cluster.put(SECRET, {"data": old.data})
         await one.round()
         assert cluster.secret[CERT] != first
+        assert one._served != pair_in(cluster.secret), "no API server has heard of it yet"
         for replica in (two, one, two):
             assert await calls(cluster, one) == ""
             assert await calls(cluster, two) == ""
-            assert one._served is not None
             clocks.later(HEARD_S / 2)
             await replica.round()
         clocks.later(HEARD_S)

@@ -189,11 +189,13 @@ async def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> Non
 
 def test_the_command_tells_every_problem_and_exits_with_2(tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
-    result = CliRunner().invoke(
-        command,
+    for words in (
         ["--cert-file", missing, "--key-file", missing, "--scheduler-name", "A b"],
-    )
-    assert result.exit_code == 2
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("tidegate admission: --") for line in lines)
+        ["--kubeconfig", missing],
+        ["--self-signed", "A b", "--cert-file", missing, "--key-file", missing],
+    ):
+        result = CliRunner().invoke(command, words)
+        assert result.exit_code == 2
+        lines = result.stderr.strip().splitlines()
+        assert len(lines) == 3
+        assert all(line.startswith("tidegate admission: --") for line in lines)
