@@ -19,9 +19,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 EPILOG = """\
 The API server asks it about pods: a MutatingWebhookConfiguration names the path /mutate, a
-ValidatingWebhookConfiguration the path /validate, both for pods on CREATE and for pods and
-pods/ephemeralcontainers on UPDATE. docs/packing-on-nodes.md has both, and what failurePolicy to
-choose.
+ValidatingWebhookConfiguration the path /validate. The chart makes both, so that pods which have
+to do with GPUs fail without us and no others do; docs/packing-on-nodes.md says how.
 
 Several may run. Their certificate is in files, which are read again when they change; or they make
 it themselves with --self-signed NAME, share it by the Secret NAME-tls, renew it, and have the

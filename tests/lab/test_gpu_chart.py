@@ -179,6 +179,10 @@ def test_what_a_pod_was_given_stays(installed: Place, team: Place) -> None:
         team.kubectl("annotate", "pod", "kept", "--overwrite", "tidegate.dev/gpu-uuids=GPU-9")
     with pytest.raises(LabError, match="only the scheduler extender writes it"):
         team.kubectl("annotate", "pod", "kept", "tidegate.dev/gpu-uuids-")
+    by_status = ("patch", "pod", "kept", "--subresource=status", "--type=merge", "-p")
+    forged = {"metadata": {"annotations": {"tidegate.dev/gpu-uuids": "GPU-9"}}}
+    with pytest.raises(LabError, match="only the scheduler extender writes it"):
+        team.kubectl(*by_status, json.dumps(forged))
     team.kubectl("annotate", "pod", "kept", "team.example/note=ours")
 
 
