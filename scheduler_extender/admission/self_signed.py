@@ -6,7 +6,8 @@ Replicas agree through one Secret; nobody leads. Each does the same round again 
 1. Read the pair in the Secret. One that is missing, wrong or due is replaced, on the condition that
    nobody else did so meanwhile.
 2. Have every webhook of both configurations trust the pair's authority, beside those it trusts.
-3. Serve the pair, once it has been trusted for so long that every API server has heard of it.
+3. Serve the pair, once it has been trusted for so long that every API server has heard of it. A
+   process that starts serves it at once: it is asked only when it is ready.
 
 An authority stays trusted until it expires, and so does whoever still serves what it signed. While
 the API server cannot be asked, or the Secret is gone, what is served goes on.

@@ -54,9 +54,15 @@ def gpus(lab: Lab, tidegate: Tidegate) -> Iterator[Tidegate]:
     for node in NODES:
         said = {"metadata": {"annotations": gpu.report(node, 1, CARD_MIB)}}
         lab.kubectl("patch", "node", node, "--type=merge", "-p", json.dumps(said))
-    tidegate.upgrade("scheduler.enabled=true", "budget.enabled=true")
+    runtime = "scheduler.runtimeClassName="  # the lab has none for GPUs
+    tidegate.upgrade("scheduler.enabled=true", "budget.enabled=true", runtime)
     there = Place(lab, tidegate.namespace)
-    there.until(lambda: complete(there.get("deployment", "tidegate-scheduler")), within_s=SOON_S)
+    names = ("tidegate-scheduler", "tidegate-admission")
+
+    def up() -> bool:
+        return all((one := there.get("deployment", name)) and complete(one) for name in names)
+
+    there.until(up, within_s=SOON_S)
     yield tidegate
     tidegate.upgrade("scheduler.enabled=false", "budget.enabled=false")
     for node in NODES:
