@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from scheduler_extender.admission.pair import KEY, make_pair
 from scheduler_extender.core.node_report import GPUS
@@ -129,6 +130,21 @@ def refused(place: Place, pod: Object) -> str:
     except LabError as error:
         return str(error)
     return ""
+
+
+def test_the_api_server_takes_every_object_as_written(lab: Lab) -> None:
+    """No unknown field, no warning, and pods that Pod Security's `restricted` admits."""
+    group = {"name": "eight", "nodeSelector": {"pool": "shared"}, "gpus": 8}
+    said = {"enabled": True, "nodeAgent": {"groups": [group]}}
+    with lab.namespace("gate") as namespace:
+        lab.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/warn=restricted")
+        flags = scoped(namespace, {"scheduler": said})
+        text = lab.helm("template", "tide", str(CHART), "-n", namespace, *flags)
+        how = ("--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts")
+        answer = lab.kubectl("apply", *how, "-f", "-", stdin=text, check=False)
+    assert "arning" not in answer
+    assert "rror" not in answer
+    assert answer.count("serverside-applied") == sum(1 for one in yaml.safe_load_all(text) if one)
 
 
 def test_a_pod_with_one_annotation_gets_its_cards_and_sees_them(
