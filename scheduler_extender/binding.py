@@ -41,7 +41,7 @@ class Binds:
         self._state = state
         self._binder = binder
         self._lease = lease
-        self._now_s = now_s
+        self.now_s = now_s
         self._going: dict[str, asyncio.Task[str]] = {}  # by UID
         self._unanswered: set[str] = set()  # UIDs with a Binding whose outcome is not known
         self._wishes: OrderedDict[str, Demand | Unclear] = OrderedDict()
@@ -87,7 +87,7 @@ class Binds:
     async def settle(self) -> None:
         """Read each pod that the watch should have shown by now, and go by what it says."""
         self._unanswered = {uid for uid in self._unanswered if self._state.held(uid)}
-        for unseen in self._state.overdue(self._now_s()):
+        for unseen in self._state.overdue(self.now_s()):
             if unseen.uid in self._going:
                 continue
             try:
@@ -109,7 +109,7 @@ class Binds:
             self.check_leading()
             if not wish.cards:
                 return await self._post(asked, None)
-            taken = self._state.hold(asked, wish, now_s=self._now_s())
+            taken = self._state.hold(asked, wish, now_s=self.now_s())
             if isinstance(taken, Refusal):
                 return f"{asked.node}: {taken.why}"
             known = taken
@@ -130,7 +130,7 @@ class Binds:
             return str(trouble)
         if pod is None or pod.seen.uid != asked.uid:
             return f"there is no pod {asked.namespace}/{asked.pod} of UID {asked.uid} any more"
-        self._state.pod_read(pod.seen, now_s=self._now_s())
+        self._state.pod_read(pod.seen, now_s=self.now_s())
         if pod.seen.node:
             return f"pod {asked.namespace}/{asked.pod} is bound to {pod.seen.node} already"
         return pod.demand if isinstance(pod.demand, Demand) else str(pod.demand)
@@ -172,6 +172,6 @@ class Binds:
     def _take(self, uid: str, pod: PodRead | None) -> None:
         """Let the state know what was read where the pod of this UID should be."""
         if pod is not None and pod.seen.uid == uid:
-            self._state.pod_read(pod.seen, now_s=self._now_s())
+            self._state.pod_read(pod.seen, now_s=self.now_s())
         else:
             self._state.pod_gone(uid)

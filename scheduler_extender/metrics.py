@@ -54,6 +54,7 @@ class StateCollector(Collector):
             ("gpu_memory_free_mib", "Memory that no pod has.", fleet.memory_free[:rows].sum()),
             ("held_pods", "Pods whose Binding is not answered.", stages.count(Stage.HELD)),
             ("bound_pods", "Pods that have GPUs.", stages.count(Stage.BOUND)),
+            ("waiting_pods", "Pods that found no room.", len(state.waiting)),
             ("doubts", "Contradictions between annotations and state.", len(state.doubts())),
             ("cordoned_gpus", "GPUs that get no pods, being in doubt.",
              sum(map(len, state.cordoned.values()))),

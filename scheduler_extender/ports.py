@@ -8,6 +8,7 @@ from typing import Protocol
 from scheduler_extender.core.annotations import PodSeen, Unclear
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
+from scheduler_extender.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,12 @@ class Binder(Protocol):
 
     async def read(self, namespace: str, name: str) -> PodRead | None:
         """The newest state, never a cached one; None where there is no such pod."""
+        ...
+
+
+class Retries(Protocol):
+    async def retry(self, pod: Waiting) -> None:
+        """Have kube-scheduler try this pod again. Raises `Refused`, `Unreachable`."""
         ...
 
 

@@ -19,7 +19,11 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from scheduler_extender.adapters.api import Api
-from scheduler_extender.adapters.cluster import KubernetesBinder, KubernetesPodsAndNodes
+from scheduler_extender.adapters.cluster import (
+    KubernetesBinder,
+    KubernetesPodsAndNodes,
+    KubernetesRetries,
+)
 from scheduler_extender.adapters.events import KubernetesReporter
 from scheduler_extender.adapters.lease import KubernetesLease
 from scheduler_extender.app import App
@@ -28,6 +32,7 @@ from scheduler_extender.errors import GiveUp, NotLeading
 from scheduler_extender.listening import Server, bound
 from scheduler_extender.metrics import StateCollector
 from scheduler_extender.ports import Reporter
+from scheduler_extender.retrying import retry
 from scheduler_extender.settings import Settings
 from scheduler_extender.state import ClusterState
 from scheduler_extender.verbs import Verbs
@@ -76,6 +81,7 @@ class Process:
             self._state, binder=KubernetesBinder(api), lease=self._lease, now_s=time.monotonic
         )
         self._source = KubernetesPodsAndNodes(api)
+        self._retries = KubernetesRetries(api)
         self._reporter = KubernetesReporter(api, instance=pod)
         registry = CollectorRegistry()
         registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
@@ -153,6 +159,7 @@ class Process:
             await asyncio.sleep(SETTLE_S)
             await self._binds.settle()
             now_s = time.monotonic()
+            await retry(self._state.waiting, self._retries, now_s=now_s)
             if now_s - audit_at_s >= self._settings.audit_s:
                 audit_at_s = now_s
                 await audit(self._state, self._reporter)

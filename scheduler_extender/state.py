@@ -20,6 +20,7 @@ from scheduler_extender.core.ledger import Conflict, Entry, Fact, Ledger, Stage
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.core.typical import Arrivals, Typical
 from scheduler_extender.core.verdicts import VerdictCache
+from scheduler_extender.waiting import WaitingPods
 from scheduler_extender.wire import BindAsk
 
 # Beyond what a Binding may take to be answered, by far; see `binding.BIND_S`.
@@ -61,6 +62,7 @@ class ClusterState:
         self.arrivals = Arrivals()
         self.scores = ScoreCache(self.fleet, Typical((), ()))
         self.verdicts = VerdictCache(self.fleet)
+        self.waiting = WaitingPods(self.fleet)
         self.nodes: dict[str, NodeSeen] = {}
         self.pods: dict[str, PodSeen] = {}  # by UID: those that the watch shows on a node
         self.nodes_synced = False
@@ -111,6 +113,7 @@ class ClusterState:
         """A pod that is pending says nothing of its hold: its Binding may be on the way."""
         if pod.node:
             self._unseen.pop(pod.uid, None)
+            self.waiting.over(pod.uid)
         self._pod(pod)
 
     def pod_read(self, pod: PodSeen, *, now_s: float) -> None:
@@ -127,6 +130,7 @@ class ClusterState:
         pod = self.pods.pop(uid, None)
         if pod is not None:
             self._on[pod.node].discard(uid)
+        self.waiting.over(uid)
         self._release(uid)
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:

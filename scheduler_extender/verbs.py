@@ -84,7 +84,12 @@ class Verbs:
         entry = self._state.ledger.entry(uid)
         if entry is not None:
             return wish, _only(asked.names, entry.fact.node)
-        return wish, self._filtered(wish, asked.names)
+        found = self._filtered(wish, asked.names)
+        if found.fitting:
+            self._state.waiting.over(uid)
+        elif uid:
+            self._state.waiting.refused(asked.pod, wish, asked.names, now_s=self._binds.now_s())
+        return wish, found
 
     def _winner(self, wish: Demand | Unclear, found: wire.Filtered) -> wire.Filtered:
         if isinstance(wish, Unclear) or not wish.cards or len(found.fitting) < 2:

@@ -30,7 +30,8 @@ Raw = dict[str, Any]
 TOKEN_AGE_S: Final = 60.0  # the kubelet renews a pod's token; it is read again so often
 SILENCE_S: Final = 180.0  # bookmarks come every minute or two
 JSON: Final = "application/json"
-_KINDS: Final = {"PATCH": "application/merge-patch+json"}
+MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"  # merges lists by their keys
 HEADERS: Final = {"Accept": JSON, "Accept-Encoding": "identity"}
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -43,6 +44,12 @@ class _Login:
     tls: ssl.SSLContext
     read_at_s: float
     in_pod: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    body: bytes
+    kind: str  # Content-Type
 
 
 class Api:
@@ -84,11 +91,15 @@ class Api:
         *,
         params: Mapping[str, str] | None = None,
         body: Raw | None = None,
+        kind: str = "",
         timeout_s: float = 30.0,
     ) -> Raw:
-        """Raises `Refused`, `Gone`, `Unreachable`."""
+        """`kind`: of the body, else MERGE for a patch. Raises `Refused`, `Gone`, `Unreachable`."""
         times = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, 5.0))
-        async with self._answer(method, path, params, body, times) as response:
+        sent = None
+        if body is not None:
+            sent = _Sent(orjson.dumps(body), kind or (MERGE if method == "PATCH" else JSON))
+        async with self._answer(method, path, params, sent, times) as response:
             text = await response.read()
         try:
             answer = orjson.loads(text)
@@ -115,13 +126,13 @@ class Api:
         method: str,
         path: str,
         params: Mapping[str, str] | None,
-        body: Raw | None,
+        sent: _Sent | None,
         times: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         what = f"{method} {path}"
         try:
             login = await self._current()
-            async with self._send(login, method, path, params, body, times) as response:
+            async with self._send(login, method, path, params, sent, times) as response:
                 if response.status < HTTPStatus.BAD_REQUEST:
                     yield response
                     return
@@ -138,18 +149,18 @@ class Api:
         method: str,
         path: str,
         params: Mapping[str, str] | None,
-        body: Raw | None,
+        sent: _Sent | None,
         times: aiohttp.ClientTimeout,
     ) -> Any:
         if self._session is None:
             raise GiveUp("this client was not entered; use `async with`")
-        headers = {"Content-Type": _KINDS.get(method, JSON)} if body is not None else {}
+        headers = {"Content-Type": sent.kind} if sent is not None else {}
         if login.authorization:
             headers["Authorization"] = login.authorization
         return self._session.request(
             method,
             URL(f"{login.server}{path}", encoded=True).with_query(dict(params or {})),
-            data=None if body is None else orjson.dumps(body),
+            data=None if sent is None else sent.body,
             headers=headers,
             timeout=times,
             ssl=login.tls,

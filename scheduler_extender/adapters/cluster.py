@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from random import uniform
 from typing import Final
@@ -18,17 +19,20 @@ from urllib.parse import quote
 import orjson
 import structlog
 
-from scheduler_extender.adapters.api import Api, Raw
+from scheduler_extender.adapters.api import STRATEGIC, Api, Raw
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.core.annotations import demand_of, pod_seen
 from scheduler_extender.core.node_report import node_seen
 from scheduler_extender.errors import Gone, NotFound, Refused, Unreachable
 from scheduler_extender.ports import Binding, PodRead, Watched
+from scheduler_extender.waiting import Waiting
 
 log = structlog.get_logger(__name__)
 
 PAGE: Final = "1000"
 WATCH_S: Final = 270
+RETRY_S: Final = 5.0
+ROOM: Final = "tidegate.dev/GPURoom"  # a condition of pods
 LONGEST_WAIT_S: Final = 8.0
 # A pod that ends leaves this selection, and the watch tells that as if it were deleted.
 RUNNING: Final = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
@@ -152,6 +156,32 @@ class KubernetesBinder:
         except NotFound:
             return None
         return PodRead(pod_seen(raw), demand_of(raw))
+
+
+class KubernetesRetries:
+    """By a condition of the pod: kube-scheduler tries a pod of its own again that changes.
+
+    The right to write a pod's status is less than that to write the pod.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def retry(self, pod: Waiting) -> None:
+        condition = {
+            "type": ROOM,
+            "status": "True",
+            "reason": "RoomMade",
+            "message": "GPUs were freed after this pod was refused; it is tried again",
+            "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        await self._api.ask(
+            "PATCH",
+            f"{_pod(pod.namespace, pod.name)}/status",
+            body={"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}},
+            kind=STRATEGIC,
+            timeout_s=RETRY_S,
+        )
 
 
 def _kinds(watched: Watched) -> tuple[_Kind, _Kind]:

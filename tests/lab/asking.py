@@ -25,6 +25,11 @@ def answers(url: str) -> bool:
     return True
 
 
+def text(url: str) -> str:
+    """Raises `OSError`."""
+    return _open(url).decode()
+
+
 def fetch(url: str) -> dict[str, Any]:
     """What the administrator gets. Raises `OSError`."""
     found: dict[str, Any] = json.loads(_open(url))

@@ -46,6 +46,7 @@ class GpuScheduler:
     """The two processes, in one lab."""
 
     lab: Lab
+    audit_s: float = 60.0
 
     def start(self) -> None:
         """Both answer when this returns. Raises `LabError`."""
@@ -54,7 +55,7 @@ class GpuScheduler:
 
     def start_extender(self) -> None:
         words = ("extender", "--listen", URL.removeprefix("http://"), "--namespace", "default")
-        login = ("--kubeconfig", str(self.lab.kubeconfig))
+        login = ("--kubeconfig", str(self.lab.kubeconfig), "--audit-s", f"{self.audit_s:g}")
         ours = parts.ours(EXTENDER, "autoscaler.cli", self.lab.folder, *words, *login)
         self.lab.run(EXTENDER, *ours.command, env=ours.env)
         self.wait_ready()
@@ -79,9 +80,9 @@ class GpuScheduler:
 
 
 @contextmanager
-def gpu_scheduler(lab: Lab) -> Iterator[GpuScheduler]:
+def gpu_scheduler(lab: Lab, *, audit_s: float = 60.0) -> Iterator[GpuScheduler]:
     """Running, and ended afterwards."""
-    scheduler = GpuScheduler(lab)
+    scheduler = GpuScheduler(lab, audit_s)
     scheduler.start()
     try:
         yield scheduler

@@ -14,7 +14,7 @@ from scheduler_extender.adapters.cluster import KubernetesBinder
 from scheduler_extender.core.node_report import GPUS
 from scheduler_extender.errors import Unreachable
 from scheduler_extender.ports import Binding
-from tests.lab import gpu
+from tests.lab import asking, gpu
 from tests.lab.gpu import GpuScheduler, a_gpu_pod, granted, share
 from tests.lab.lab import NODES, Lab
 from tests.lab.place import Object, Place
@@ -32,7 +32,7 @@ def scheduler(lab: Lab) -> Iterator[GpuScheduler]:
     for node in NODES:
         said = {"metadata": {"annotations": gpu.report(node, 2, CARD_MIB)}}
         lab.kubectl("patch", "node", node, "--type=merge", "-p", json.dumps(said))
-    with gpu.gpu_scheduler(lab) as scheduler:
+    with gpu.gpu_scheduler(lab, audit_s=5.0) as scheduler:
         yield scheduler
     for node in NODES:
         lab.kubectl("annotate", "node", node, f"{GPUS}-")
@@ -93,6 +93,27 @@ def test_what_does_not_fit_waits_and_says_why(place: Place) -> None:
     place.kubectl("delete", "pod", "whole-0")
     place.until(lambda: granted(place.get("pod", "late")), within_s=60)
     assert not gpu.doubts(pods(place), CARDS)
+
+
+def test_room_that_comes_without_an_event_is_found_as_well(place: Place) -> None:
+    """Cards are in doubt until an audit after the odd pod's end, which no event tells."""
+    odd = a_process("odd", {})
+    odd["metadata"]["annotations"] = {gpu.UUIDS: f"GPU-{NODES[0]}-0"}  # and no share of it
+    odd["spec"]["nodeName"] = NODES[0]
+    place.apply(odd)
+    place.until(lambda: "tidegate_extender_doubts 1.0" in asking.text(f"{gpu.URL}/metrics"))
+    wholes = [f"whole-{number}" for number in range(3)]
+    place.apply(*(a_process(name, {gpu.WHOLE: "1"}) for name in wholes))
+
+    def placed() -> list[str]:
+        return [name for name in wholes if granted(place.get("pod", name))]
+
+    place.until(lambda: len(placed()) == 2)
+    (late,) = set(wholes) - set(placed())
+    place.until(lambda: "GPU" in json.dumps(place.get("pod", late).get("status", {})))
+    place.kubectl("delete", "pod", "odd")
+    place.until(lambda: granted(place.get("pod", late)), within_s=60)
+    assert place.get("pod", late)["spec"]["nodeName"] == NODES[0]
 
 
 @pytest.mark.parametrize("name", [gpu.EXTENDER, gpu.SECOND])
