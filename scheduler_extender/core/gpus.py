@@ -188,7 +188,7 @@ class Fleet:
         if demand.exclusive:
             return totals
         if not demand.memory_milli:
-            return np.broadcast_to(demand.memory_mib, totals.shape)
+            return np.full_like(totals, demand.memory_mib)
         # Rounded up: a part rounded down would let one pod too many onto the card.
         part = -(-totals * demand.memory_milli // WHOLE_MILLI)
         return np.maximum(part, demand.memory_mib)
