@@ -35,7 +35,7 @@ class Verbs:
         self._state = state
         self._binds = binds
         self._rows = _Rows(state.fleet)
-        self._priorities = _Priorities(state)
+        self._priorities = _Priorities(state.fleet)
 
     def filter(self, body: bytes) -> bytes:
         self._binds.check_leading()
@@ -159,26 +159,30 @@ class _Rows:
 class _Priorities:
     """The bytes of a HostPriority by row and score; of rows that were asked for."""
 
-    def __init__(self, state: ClusterState) -> None:
-        self._fleet = state.fleet
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._generation = -1  # of the fleet when it was looked at last
         self._names: list[str] = []  # of each row when its bytes were made
-        self._bytes: list[bytes] = []  # 11 a row
+        self._bytes = np.empty((0, _STEPS), dtype=object)
 
     def of(self, names: Sequence[str], rows: Ints, points: Ints) -> list[bytes]:
         self._refresh()
         if (rows < 0).any():
             return [wire.host_priorities(n)[p] for n, p in zip(names, points, strict=True)]
-        return list(map(self._bytes.__getitem__, (rows * _STEPS + points).tolist()))
+        found: list[bytes] = self._bytes.take(rows * _STEPS + points).tolist()
+        return found
 
     def _refresh(self) -> None:
         """Rows change hands only when nodes come and go."""
-        names = self._fleet.names
-        if self._names == names:
+        if self._generation == self._fleet.generation:
             return
+        known, names = self._names, list(self._fleet.names)
+        made = np.empty((len(names), _STEPS), dtype=object)
+        made[: len(known)] = self._bytes
         for row, name in enumerate(names):
-            if row >= len(self._names) or self._names[row] != name:
-                self._bytes[row * _STEPS : (row + 1) * _STEPS] = wire.host_priorities(name)
-        self._names = list(names)
+            if row >= len(known) or known[row] != name:
+                made[row] = wire.host_priorities(name)
+        self._generation, self._names, self._bytes = self._fleet.generation, names, made
 
 
 _STEPS: Final = wire.MAX_SCORE + 1

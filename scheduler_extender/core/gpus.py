@@ -99,6 +99,7 @@ class Fleet:
     ram_total: Floats
     model: Ints  # index into `models`
     version: Ints  # raised by every change of the row
+    _hash: NDArray[np.uint64]  # of the node's name
 
     def __init__(self, nodes: Iterable[NodeGpus] = ()) -> None:
         self.names: list[str] = []  # "" for a row that no node has now
@@ -134,6 +135,7 @@ class Fleet:
             row = self._new_row()
             self.names[row] = node.name
             self.row_of[node.name] = row
+            self._hash[row] = int.from_bytes(blake2b(node.name.encode(), digest_size=8).digest())
             self._order = None
         self.generation += 1
         self._grow(rows=self.rows, width=max(self.width, len(node.cards)))
@@ -224,9 +226,8 @@ class Fleet:
     def order(self) -> Ints:
         """A rank a row, all different, and the same for the same set of names: settles ties."""
         if self._order is None:
-            hashed = [(blake2b(name.encode(), digest_size=8).digest(), name) for name in self.names]
             ranks = np.empty(self.rows, dtype=np.int64)
-            ranks[sorted(range(self.rows), key=lambda row: (hashed[row], row))] = self.all_rows()
+            ranks[np.argsort(self._hash[: self.rows], kind="stable")] = self.all_rows()
             self._order = ranks
         return self._order
 
@@ -305,6 +306,7 @@ class Fleet:
             grown(name, dtype=np.float64)
         for name in ("model", "version"):
             grown(name, dtype=np.int64)
+        grown("_hash", dtype=np.uint64)
 
 
 def row_sums(values: NDArray[Any]) -> Any:
