@@ -226,6 +226,7 @@ MAY = [
     ("scheduler", "create", "/pods/binding"),
     ("scheduler", "watch", "/nodes/"),
     ("scheduler", "patch", "/pods/status"),
+    ("scheduler", "create", "/pods/eviction"),
     ("node-agent", "patch", "/nodes/"),
     ("node-agent", "list", "/pods/"),
 ]
