@@ -57,13 +57,20 @@ def extender(
     audit_s: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between two audits of all GPUs.")
     ] = DEFAULTS.audit_s,
+    preempt: Annotated[
+        bool,
+        typer.Option(
+            help="Evict pods of lower priority where GPUs alone are scarce: kube-scheduler's own "
+            "preemption does not see those."
+        ),
+    ] = DEFAULTS.preempt,
 ) -> None:
     """Place pods on GPUs for a kube-scheduler: whole ones, shares of memory and compute, MIG."""
     logs.configure()
     try:
         host, port = listen_address(listen)
         told = listen_address(pages, option="--pages") if pages else None
-        settings = Settings(host, port, kubeconfig, lease, namespace, audit_s, told)
+        settings = Settings(host, port, kubeconfig, lease, namespace, audit_s, told, preempt)
         settings.validate()
         from scheduler_extender.process import run
 
