@@ -53,7 +53,7 @@ class KubernetesReporter:
 
     def preempting(self, pod: Waiting, *, node: str, victims: Sequence[PodSeen]) -> None:
         names = ", ".join(f"{victim.namespace}/{victim.name}" for victim in victims)
-        message = f"room on {node} is kept for this pod; {names or 'nobody'} is evicted for it"
+        message = f"room on {node} is kept for this pod; evicted for it: {names}"
         log.info("room is made for a pod", pod=f"{pod.namespace}/{pod.name}", why=message)
         self._soon(_PREEMPTED | {"reason": "Preempting"}, _pod(pod), message)
 
