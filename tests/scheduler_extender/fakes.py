@@ -140,6 +140,7 @@ class FakeBinder:
         self._dead = False
 
     async def bind(self, binding: Binding) -> None:
+        self._live()
         self.posts.append(binding)
         fate = self._fate()
         await self._gate()
@@ -163,6 +164,7 @@ class FakeBinder:
             raise done
 
     async def read(self, namespace: str, name: str) -> PodRead | None:
+        self._live()
         pod = self.cluster.pods.get((namespace, name))
         await self._gate()
         return None if pod is None else PodRead(pod_seen(pod), demand_of(pod))
@@ -174,19 +176,21 @@ class FakeBinder:
                 waiting.set_result(None)
 
     def die(self) -> None:
-        """The process ends: whoever waits for an answer, or would, never gets it."""
+        """The process ends: whoever waits for an answer never gets it, and nobody asks any more."""
         self._dead = True
         for waiting in self._waiting:
             waiting.cancel()
         self._waiting.clear()
+
+    def _live(self) -> None:
+        if self._dead:
+            raise asyncio.CancelledError
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
     async def _gate(self) -> None:
-        if self._dead:
-            raise asyncio.CancelledError
         if self._gated():
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
