@@ -41,6 +41,11 @@ GRANTED_UUIDS: Final = f"{PREFIX}gpu-uuids"
 GRANTED_MIB: Final = f"{PREFIX}gpu-mem-mib"
 GRANTED_CORE: Final = f"{PREFIX}gpu-core-percent"
 GRANTED_MESH: Final = f"{PREFIX}gpu-mesh"  # only of pods of a mesh
+# On the pods of ours that take cards of mixed nodes from the device plugin.
+PLUGIN_RESOURCE: Final = "nvidia.com/gpu"
+RESERVATION: Final = f"{PREFIX}reservation"  # a label: its number on the node
+RESERVES_ON: Final = f"{PREFIX}reserves-on"  # the node
+RESERVED_UUID: Final = f"{PREFIX}reserved-uuid"  # told by its own process
 
 MOST_CARDS: Final = 64
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
@@ -69,10 +74,26 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a pod says that looks like a reservation; whose pods count is not judged here.
+
+    `uuid`: the card that the device plugin gave to it, as its process saw; "" until it has told.
+    `holds`: it runs, so that card is given to nobody else; `ending`: it is being deleted.
+    """
+
+    node: str
+    number: int
+    uuid: str = ""
+    holds: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
-    `wish`: of pods with a grant; what to expect is learned from it after a restart.
+    `wish`: of pods with a grant; what to expect is learned from it after a restart. `plugin`: how
+    many GPUs it has of a device plugin.
     """
 
     uid: str
@@ -86,6 +107,8 @@ class PodSeen:
     granted: Granted | None = None
     wish: Demand | None = None
     unread: str = ""
+    plugin: int = 0
+    reservation: Reservation | None = None
 
 
 def pod_seen(raw: Raw) -> PodSeen:
@@ -109,7 +132,21 @@ def pod_seen(raw: Raw) -> PodSeen:
         granted=granted,
         wish=wish if isinstance(wish, Demand) else None,
         unread=unread,
+        plugin=requested(spec, PLUGIN_RESOURCE, quantity.whole),
+        reservation=_reservation(raw) if RESERVATION in (meta.get("labels") or {}) else None,
     )
+
+
+def _reservation(raw: Raw) -> Reservation | None:
+    meta, spec = raw["metadata"], raw.get("spec") or {}
+    notes, number = meta.get("annotations") or {}, str(meta["labels"][RESERVATION])
+    node = notes.get(RESERVES_ON) or ""
+    if not node or spec.get("nodeName") not in {None, "", node} or not number.isdecimal():
+        return None
+    ending = bool(meta.get("deletionTimestamp"))
+    runs = (raw.get("status") or {}).get("phase") == "Running"
+    uuid = notes.get(RESERVED_UUID) or ""
+    return Reservation(node, int(number), uuid, holds=runs and not ending, ending=ending)
 
 
 def grant_annotations(grant: Grant) -> dict[str, str]:
