@@ -82,7 +82,8 @@ class Agent:
 
     `node` None: nothing is written.
 
-    `level` tells what holds pods to their shares, and why that is less than was stated.
+    `level` tells what holds pods to their shares, and why that is less than was stated. `mixed`: a
+    device plugin gives GPUs of this node to other pods.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Agent:
         level: Level,
         boot: str,
         heartbeat_s: float,
+        mixed: bool = False,
         standing: str | None = None,
         earlier: Written | None = None,
         now_s: Callable[[], float] = time.monotonic,
@@ -104,6 +106,7 @@ class Agent:
         self._level = level
         self._boot = boot
         self._heartbeat_s = heartbeat_s
+        self._mixed = mixed
         self._now_s = now_s
         self._standing = standing
         self._written_at_s = float("-inf")
@@ -114,6 +117,7 @@ class Agent:
     async def round(self) -> Round:
         seen = await self._gpus.read()
         report, notes = self._told(seen)
+        report = replace(report, mixed=self._mixed)
         text = text_of(report, boot=self._boot, driver=self._driver, why=notes, xids=self._xids)
         made = Round(seen, report, text, notes)
         now_s = self._now_s()

@@ -192,6 +192,7 @@ def _an_agent(
         level=level,
         boot=boot,
         heartbeat_s=settings.heartbeat_s,
+        mixed=settings.mixed,
         standing=standing,
         earlier=earlier,
     )

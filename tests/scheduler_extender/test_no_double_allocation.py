@@ -171,7 +171,7 @@ class Story:
 
     async def hand_over(self) -> None:
         """Cut off from the API server it steps back; stopped in good order it leaves at once."""
-        if self.leader.binds.settled:
+        if self.settled:
             self.leader.lease.leading = False
             self.cluster.land_late()
             self.leader = self.begin()
@@ -182,6 +182,10 @@ class Story:
             self.leader.binder.go()
             await asyncio.sleep(0)
         await self.crash()
+
+    @property
+    def settled(self) -> bool:
+        return self.leader.binds.settled
 
     def kill(self) -> None:
         self.leader.lease.leading = False
