@@ -4,6 +4,7 @@
 What is here knows pods as objects alone: it is what the extender is judged by.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ class MixedCluster(FakeCluster):
         self.others: dict[tuple[str, str], Raw] = {}
         self.given: dict[str, str] = {}  # by UID: the card that the kubelet gave
         self.late_asks: list[tuple[float, Callable[[], None]]] = []
+        self.done: Counter[str] = Counter()  # what happened to reservations
         self._uids = 0
 
     def listed(self) -> list[Raw]:
@@ -58,6 +60,7 @@ class MixedCluster(FakeCluster):
         if known is None:
             pod = reservation_pod(TEMPLATE, node=node, number=number)
             self._add({**pod, "status": {"phase": "Pending"}}, namespace=OURS)
+            self.done["made"] += 1
         elif known["status"]["phase"] in ENDED:
             del self.others[OURS, name_of(node, number)]
             raise Refused("it has ended, and is cleared away")
@@ -69,6 +72,7 @@ class MixedCluster(FakeCluster):
             return
         if pod["metadata"]["uid"] != uid:
             raise Refused("another UID (409)")
+        self.done["ended"] += namespace == OURS
         if not pod["spec"].get("nodeName"):
             self._remove(pod)
             return
@@ -109,6 +113,7 @@ class MixedCluster(FakeCluster):
     def fail(self, pod: Raw) -> None:
         """The object stays, and leaves what the extender watches."""
         self.given.pop(_uid(pod), None)
+        self.done["failed"] += pod["metadata"]["namespace"] == OURS
         failed = {**pod, "status": {"phase": "Failed"}}
         self.others[pod["metadata"]["namespace"], pod["metadata"]["name"]] = failed
         self.history.append(("DELETED", failed))
@@ -196,13 +201,15 @@ class FakeReservations:
         await self._ask(lambda: self.cluster.ask_to_end(OURS, name, uid))
 
     async def _ask(self, do: Callable[[], None]) -> None:
-        fate = self.fate()
+        fate, until_s = self.fate(), self.cluster.clock.s + BIND_S
         if self.gate is not None:
             await self.gate()
+        if self.cluster.clock.s > until_s:  # it was told to take no longer
+            raise Unreachable("no answer in time", after_s=0.0)
         if fate is Fate.BUSY:
             raise Refused("the server is busy (429)")
         if fate is Fate.LATE:
-            at_s = self.cluster.clock.s + min(self.delay_s(), BIND_S)
+            at_s = min(self.cluster.clock.s + self.delay_s(), until_s)
             self.cluster.late_asks.append((at_s, do))
         if fate in {Fate.LATE, Fate.REQUEST_LOST}:
             raise Unreachable("no answer in time", after_s=0.0)
