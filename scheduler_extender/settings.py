@@ -43,6 +43,11 @@ class Settings:
                 f"--reservation-idle-s {self.reservation_idle_s:g}: seconds, {LEAST_IDLE_S:g} or "
                 "more; 60 is usual"
             )
+        if self.reservation_pod is not None and not self.reservation_pod.is_file():
+            problems.append(
+                f"--reservation-pod {self.reservation_pod}: there is no such file; name one of a "
+                "Pod as YAML, or leave it out where no node is mixed"
+            )
         if self.pages is not None and self.port and self.pages[1] == self.port:
             problems.append(
                 f"--pages: port {self.port} is that of --listen; verbs are told from pages by the "

@@ -192,6 +192,21 @@ async def test_once_writes_once_and_a_second_time_only_a_heartbeat(
     assert _healthy(server, 0)
 
 
+async def test_an_agent_of_a_mixed_node_says_so_with_and_without_a_driver(
+    server: NodesApiServer, tmp_path: Path
+) -> None:
+    settings = Settings("n1", server.kubeconfig(tmp_path), once=True, mixed=True)
+    for library in (
+        FakeNvml([FakeCard("GPU-1")]),
+        FakeNvml(broken=Error(pynvml.NVML_ERROR_UNKNOWN)),
+    ):
+        await _once(settings, library)
+        seen = node_seen(server.node)
+        assert seen.report is not None
+        assert seen.report.mixed
+        assert [card.uuid for card in seen.report.gpus.cards] == ["GPU-1"]
+
+
 async def test_a_node_that_is_not_there_is_named_with_the_remedy(
     server: NodesApiServer, tmp_path: Path
 ) -> None:
