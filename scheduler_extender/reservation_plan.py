@@ -165,8 +165,15 @@ class ReservationPlan:
         return sum(not state.leaving(one.uid) for one in told) + self._asked(node)
 
     def _left(self, node: str) -> int:
-        """What the device plugin has to give: nobody has it, or has it coming."""
+        """What the device plugin has to give: nobody has it, or has it coming.
+
+        None where it gives more than there are cards: it lets pods share them, so that one of its
+        does not hold a card.
+        """
         state = self._state
+        known = state.fleet.nodes.get(node)
+        if known is None or state.nodes[node].plugin > len(known.cards):
+            return 0
         placed = sum(pod.plugin for pod in state.on(node))
         pending = sum(one.uid not in state.pods for one in state.reservations.on(node))
         return state.nodes[node].plugin - placed - pending - self._asked(node)

@@ -133,6 +133,14 @@ async def test_nothing_is_reserved_where_the_device_plugin_has_given_all() -> No
     assert it.asked.asked == []
 
 
+async def test_nothing_is_reserved_where_the_device_plugin_lets_pods_share_cards() -> None:
+    it = world(2)
+    it.extender.state.node_seen(replace(it.nodes[0], plugin=4))
+    assert it.fits(it.pod("a", WHOLE)) == []
+    await it.settle()
+    assert it.asked.asked == []
+
+
 async def test_nothing_is_reserved_for_a_pod_that_could_go_elsewhere_or_nowhere() -> None:
     it = World([a_node("n0", mixed=True), a_node("n1", cards=1)])
     first, second = it.pod("first", WHOLE), it.pod("second", WHOLE)
