@@ -2,10 +2,12 @@
 """Which reservations of mixed nodes to make, and which to end. No I/O; driven by the clock.
 
 Made: as few as have pods placed that wait, on one node each, where the device plugin has so many
-cards left. Ended: what told no card in time, and what nobody uses for a while. A node where that
-came to nothing is left alone for a while, longer each time.
+cards left; and in place of one that ended under pods. Ended: what told no card in time, and what
+nobody uses for a while. A node where that came to nothing is left alone for a while, longer each
+time.
 
-Which card a reservation gets is the kubelet's choice, so the plan counts on the smallest ones.
+Which card a reservation gets is the kubelet's choice. So the plan counts on the smallest ones, and
+one that is made for a card that was lost may get another.
 """
 
 from collections.abc import Iterable
@@ -17,7 +19,7 @@ import numpy as np
 from scheduler_extender.core.assign import choose_cards
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import cards_that_fit, fits
-from scheduler_extender.core.gpus import Fleet
+from scheduler_extender.core.gpus import Fleet, Ints
 from scheduler_extender.reservations import Reserved
 from scheduler_extender.state import ClusterState
 from scheduler_extender.waiting import Waiting
@@ -92,8 +94,9 @@ class ReservationPlan:
         for uid in sorted(gone):
             followed = self._followed.pop(uid)
             if followed.ended_s is None:
-                self._rest(followed.one.node, now_s)
                 found.append(followed.one)
+                if followed.one.told.uuid not in self._state.lost(followed.one.node):
+                    self._rest(followed.one.node, now_s)
         return found
 
     def _due(self, now_s: float) -> Iterable[Reserved]:
@@ -127,19 +130,23 @@ class ReservationPlan:
     # What is made
 
     def _made(self, now_s: float) -> Iterable[Wanted]:
-        mixed = self._state.mixed()
-        if not mixed or not len(self._state.waiting):
-            return ()
-        trial = _Trial(self._state.fleet.copy())
-        for node in mixed:
-            resting = self._rest_until_s.get(node, 0.0) > now_s
-            trial.add(
-                node,
-                spare=self._spare(node),
-                coming=self._coming(node),
-                left=0 if resting else self._left(node),
-            )
-        more = trial.more(sorted(self._state.waiting, key=lambda pod: -pod.priority))
+        state = self._state
+        mixed = state.mixed() if len(state.waiting) or state.cordoned else ()
+        resting = {node for node, until_s in self._rest_until_s.items() if until_s > now_s}
+        left = {node: 0 if node in resting else self._left(node) for node in mixed}
+        more = dict[str, int]()
+        for node in sorted(state.cordoned.keys() & left.keys()):
+            again = min(len(state.lost(node)) - self._coming(node), left[node])
+            if again > 0:
+                more[node] = again
+                left[node] -= again
+        if mixed and len(state.waiting):
+            trial = _Trial(state.fleet.copy(), more)
+            for node in mixed:
+                coming = max(self._coming(node) - len(state.lost(node)), 0)
+                if coming or left[node] > 0:
+                    trial.add(node, spare=self._spare(node), coming=coming, left=left[node])
+            trial.place(sorted(state.waiting, key=lambda pod: -pod.priority))
         return [wanted for node, count in more.items() for wanted in self._named(node, count)]
 
     def _spare(self, node: str) -> list[int]:
@@ -190,23 +197,27 @@ class ReservationPlan:
 
 
 class _Trial:
-    """A fleet in which pods that wait are placed by way of trial."""
+    """A fleet in which pods that wait are placed by way of trial.
 
-    def __init__(self, fleet: Fleet) -> None:
+    `more`: by node, how many reservations to make; those that are found necessary are added.
+    """
+
+    def __init__(self, fleet: Fleet, more: dict[str, int]) -> None:
         self._fleet = fleet
+        self._more = more
         self._spare: dict[str, list[int]] = {}  # by node
-        self._left: dict[str, int] = {}  # by node
-        self._more: dict[str, int] = {}  # by node
+        self._left = np.zeros(fleet.rows, dtype=np.int64)  # by row: spare cards that may be ours
 
     def add(self, node: str, *, spare: list[int], coming: int, left: int) -> None:
         """A mixed node: `coming` of its `spare` cards count as ours, up to `left` more may."""
         row = self._fleet.row_of.get(node)
         if row is not None:
             self._fleet.usable[row, spare[:coming]] = True
-            self._spare[node], self._left[node] = spare[coming:], left
+            self._spare[node] = spare[coming:]
+            self._left[row] = max(min(left, len(spare) - coming), 0)
 
-    def more(self, pods: Iterable[Waiting]) -> dict[str, int]:
-        """How many more reservations of which node have these pods placed, the first ones first."""
+    def place(self, pods: Iterable[Waiting]) -> None:
+        """The first ones first."""
         hopeless = set[tuple[Demand, tuple[str, ...]]]()
         tried = 0
         for pod in pods:
@@ -216,44 +227,40 @@ class _Trial:
             tried += 1
             if not self._placed(pod):
                 hopeless.add(kind)
-        return self._more
 
     def _placed(self, pod: Waiting) -> bool:
-        fleet = self._fleet
-        known = (fleet.row_of.get(name) for name in pod.nodes)
+        known = (self._fleet.row_of.get(name) for name in pod.nodes)
         rows = np.array([row for row in known if row is not None], dtype=np.int64)
-        fitting = rows[fits(fleet, pod.demand, rows)]
+        fitting = rows[fits(self._fleet, pod.demand, rows)]
         if len(fitting):
             self._take(pod.demand, int(fitting[0]))
             return True
-        for count, _, node in sorted(self._able(pod)):
-            if self._opened(node, count, pod.demand):
-                self._more[node] = self._more.get(node, 0) + count
-                self._take(pod.demand, fleet.row_of[node])
+        for row, count in self._able(pod.demand, rows):
+            if self._opened(row, count, pod.demand):
+                self._take(pod.demand, row)
                 return True
         return False
 
-    def _able(self, pod: Waiting) -> Iterable[tuple[int, int, str]]:
-        """How many cards are lacking where, the fewest first; of equal ones, where the device
-        plugin keeps the fewest for others.
+    def _able(self, demand: Demand, rows: Ints) -> Iterable[tuple[int, int]]:
+        """Rows, and how many cards are lacking there, the fewest first; of equal ones, where the
+        device plugin keeps the fewest for others.
         """
-        names = [name for name in pod.nodes if self._left.get(name, 0) > 0]
-        rows = np.array([self._fleet.row_of[name] for name in names], dtype=np.int64)
-        fitting = cards_that_fit(self._fleet, pod.demand, rows).sum(axis=1)
-        for name, lacking in zip(names, pod.demand.cards - fitting, strict=True):
-            count, left = int(lacking), min(self._left[name], len(self._spare[name]))
-            if 1 <= count <= left:
-                yield count, left - count, name
+        lacking = demand.cards - cards_that_fit(self._fleet, demand, rows).sum(axis=1)
+        left = self._left[rows]
+        order = np.lexsort((self._fleet.order()[rows], left, lacking))
+        return ((int(rows[at]), int(lacking[at])) for at in order if 1 <= lacking[at] <= left[at])
 
-    def _opened(self, node: str, count: int, demand: Demand) -> bool:
+    def _opened(self, row: int, count: int, demand: Demand) -> bool:
         """Whether so many cards more do; they are ours then."""
-        row, spare = self._fleet.row_of[node], self._spare[node]
+        node = self._fleet.names[row]
+        spare = self._spare[node]
         self._fleet.usable[row, spare[:count]] = True
         if not fits(self._fleet, demand, np.array([row]))[0]:
             self._fleet.usable[row, spare[:count]] = False
             return False
         self._spare[node] = spare[count:]
-        self._left[node] -= count
+        self._left[row] -= count
+        self._more[node] = self._more.get(node, 0) + count
         return True
 
     def _take(self, demand: Demand, row: int) -> None:

@@ -222,6 +222,12 @@ class ClusterState:
                 found.update(pod.granted.uuids)
         return frozenset(found)
 
+    def lost(self, node: str) -> frozenset[str]:
+        """UUIDs of a mixed node's cards that pods have, and no reservation holds."""
+        if not self._is_mixed(node):
+            return frozenset()
+        return self.taken(node) - self.reservations.held(node)
+
     def leave(self, uid: str) -> bool:
         """Put a reservation's card out of use, so that the pod can be deleted; not while anybody
         has the card, or a Binding to it is on the way.
@@ -407,9 +413,7 @@ class ClusterState:
 
     def _unreserved(self, node: str) -> Sequence[Doubt]:
         """A card that has lost its reservation may have been given to anybody by the kubelet."""
-        if not self._is_mixed(node):
-            return ()
-        lost = tuple(sorted(self.taken(node) - self.reservations.held(node)))
+        lost = tuple(sorted(self.lost(node)))
         why = "pods have a card of a mixed node that no reservation holds"
         return (Doubt(node, lost, why),) if lost else ()
 

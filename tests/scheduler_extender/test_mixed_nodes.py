@@ -74,6 +74,13 @@ class World:
         self.extender.watch.deliver()
         return str(self.cluster.pods["ns", name]["metadata"]["annotations"][named.GRANTED_UUIDS])
 
+    async def deleted_by_hand(self) -> None:
+        """The only reservation; the extender has seen it in use before."""
+        await self.upkeep()
+        (pod,) = self.cluster.reservations()
+        self.cluster.ask_to_end(OURS, pod["metadata"]["name"], pod["metadata"]["uid"])
+        self.extender.watch.deliver()
+
     def gone(self, name: str) -> None:
         self.cluster.delete(name)
         self.extender.watch.deliver()
@@ -241,9 +248,7 @@ async def test_a_card_that_lost_its_reservation_under_a_pod_is_doubted_until_the
 ):
     it = world(2)
     card = await it.placed("a", THIRD)
-    (pod,) = it.cluster.reservations()
-    it.cluster.ask_to_end(OURS, pod["metadata"]["name"], pod["metadata"]["uid"])
-    it.extender.watch.deliver()
+    await it.deleted_by_hand()
     (doubt,) = it.extender.state.doubts()
     assert (doubt.node, doubt.uuids) == ("n0", (card,))
     assert "no reservation holds" in doubt.why
@@ -253,19 +258,29 @@ async def test_a_card_that_lost_its_reservation_under_a_pod_is_doubted_until_the
     assert it.extender.state.audit("n0") == ()
 
 
-async def test_a_new_reservation_counts_for_the_card_that_it_tells_alone() -> None:
+async def test_a_card_that_lost_its_reservation_is_reserved_again_if_nobody_was_faster() -> None:
     it = world(2)
-    await it.placed("a", THIRD)
-    (pod,) = it.cluster.reservations()
-    it.cluster.ask_to_end(OURS, pod["metadata"]["name"], pod["metadata"]["uid"])
-    it.cluster.plain("fast")
+    card = await it.placed("a", THIRD)
+    await it.deleted_by_hand()
     it.cluster.settle_others()
-    it.extender.watch.deliver()
+    await it.settle()
+    assert it.cluster.held() == {card}
+    assert it.extender.state.audit("n0") == ()
+    assert await it.placed("b", THIRD) == card
+    assert len(it.cluster.reservations()) == 1
+
+
+async def test_a_new_reservation_counts_for_the_card_that_it_tells_alone() -> None:
+    it = world(3)
+    assert await it.placed("a", THIRD) == "GPU-n0-0"
+    await it.deleted_by_hand()
+    it.cluster.plain("faster")
+    it.cluster.settle_others()
+    await it.settle()
     it.extender.state.audit("n0")
-    await it.upkeep()
-    it.cluster.clock.s += BACKOFF_S
-    assert await it.placed("b", THIRD) == "GPU-n0-1"
     assert it.extender.state.cordoned == {"n0": {"GPU-n0-0"}}
+    assert await it.placed("b", THIRD) == "GPU-n0-1"
+    assert len(it.cluster.reservations()) == 2
 
 
 async def test_after_a_restart_all_is_known_from_the_pods() -> None:
