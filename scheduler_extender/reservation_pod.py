@@ -68,8 +68,10 @@ def reservation_pod(template: Mapping[str, Any], *, node: str, number: int) -> R
     if not container.get("command"):
         container.setdefault("args", list(ARGS))
     _takes_a_card(container)
-    own = [_field(name, path) for name, path in _ITSELF.items()]
-    container["env"] = [*(container.get("env") or ()), *own]
+    env = container.get("env") or ()
+    told = {one.get("name") for one in env}
+    own = [_field(name, path) for name, path in _ITSELF.items() if name not in told]
+    container["env"] = [*env, *own]
     return {"apiVersion": "v1", "kind": "Pod", **pod}
 
 
