@@ -132,9 +132,17 @@ def pod_seen(raw: Raw) -> PodSeen:
         granted=granted,
         wish=wish if isinstance(wish, Demand) else None,
         unread=unread,
-        plugin=requested(spec, PLUGIN_RESOURCE, quantity.whole),
+        plugin=_plugin(spec),
         reservation=_reservation(raw) if RESERVATION in (meta.get("labels") or {}) else None,
     )
+
+
+def _plugin(spec: Raw) -> int:
+    """Few pods have it; and who asks for such a resource sets its limit."""
+    for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ())):
+        if PLUGIN_RESOURCE in ((container.get("resources") or {}).get("limits") or ()):
+            return requested(spec, PLUGIN_RESOURCE, quantity.whole)
+    return 0
 
 
 def _reservation(raw: Raw) -> Reservation | None:
