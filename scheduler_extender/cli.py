@@ -57,6 +57,13 @@ def extender(
     audit_s: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between two audits of all GPUs.")
     ] = DEFAULTS.audit_s,
+    preempt: Annotated[
+        bool,
+        typer.Option(
+            help="Evict pods of lower priority where GPUs alone are scarce: kube-scheduler's own "
+            "preemption does not see those."
+        ),
+    ] = DEFAULTS.preempt,
     reservation_pod: Annotated[
         Path | None,
         typer.Option(
@@ -76,7 +83,7 @@ def extender(
         host, port = listen_address(listen)
         told = listen_address(pages, option="--pages") if pages else None
         settings = Settings(
-            host, port, kubeconfig, lease, namespace, audit_s, told,
+            host, port, kubeconfig, lease, namespace, audit_s, told, preempt,
             reservation_pod, reservation_idle_s,
         )  # fmt: skip
         settings.validate()

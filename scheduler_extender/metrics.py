@@ -33,6 +33,17 @@ class VerbMetrics:
         self._calls.labels(verb, str(status)).inc()
 
 
+class PreemptionMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.preemptions = Counter(
+            "tidegate_extender_preemptions", "Pods for which room was made on a node.",
+            registry=registry,
+        )  # fmt: skip
+        self.victims = Counter(
+            "tidegate_extender_victims", "Pods that were evicted for others.", registry=registry
+        )
+
+
 class StateCollector(Collector):
     def __init__(self, state: ClusterState, *, leading: Callable[[], bool]) -> None:
         self._state = state
@@ -57,6 +68,7 @@ class StateCollector(Collector):
             ("waiting_pods", "Pods that found no room.", len(state.waiting)),
             ("reservations", "Cards that we hold on mixed nodes, or are about to.",
              len(state.reservations.uids)),
+            ("promised_pods", "Pods for which room on a node is kept.", len(state.promises)),
             ("doubts", "Contradictions between annotations and state.", len(state.doubts())),
             ("cordoned_gpus", "GPUs that get no pods, being in doubt.",
              sum(map(len, state.cordoned.values()))),

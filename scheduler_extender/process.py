@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from scheduler_extender.adapters.api import Api
 from scheduler_extender.adapters.cluster import (
     KubernetesBinder,
+    KubernetesEvictor,
     KubernetesPodsAndNodes,
     KubernetesRetries,
 )
@@ -31,8 +32,9 @@ from scheduler_extender.app import App
 from scheduler_extender.binding import BIND_S, Binds
 from scheduler_extender.errors import GiveUp, NotLeading
 from scheduler_extender.listening import Server, bound
-from scheduler_extender.metrics import StateCollector
+from scheduler_extender.metrics import PreemptionMetrics, StateCollector
 from scheduler_extender.ports import Reporter
+from scheduler_extender.preempting import Preempting
 from scheduler_extender.reservation_pod import template_of
 from scheduler_extender.reserving import Reserving
 from scheduler_extender.retrying import retry
@@ -96,6 +98,15 @@ class Process:
         self._reporter = KubernetesReporter(api, instance=pod)
         registry = CollectorRegistry()
         registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
+        self._preempting = Preempting(
+            self._state,
+            evictor=KubernetesEvictor(api),
+            retries=self._retries,
+            reporter=self._reporter,
+            lease=self._lease,
+            metrics=PreemptionMetrics(registry),
+            epoch_s=time.time,
+        )
         verbs = Verbs(self._state, self._binds)
         app = App(
             verbs,
@@ -170,8 +181,11 @@ class Process:
             await asyncio.sleep(SETTLE_S)
             await self._binds.settle()
             now_s = time.monotonic()
+            self._preempting.look(now_s=now_s)
             await retry(self._state.waiting, self._retries, now_s=now_s)
             await self._reserving.step()
+            if self._settings.preempt:
+                await self._preempting.turn(now_s=now_s)
             if now_s - audit_at_s >= self._settings.audit_s:
                 audit_at_s = now_s
                 await audit(self._state, self._reporter)

@@ -131,6 +131,7 @@ class ReservationPlan:
 
     def _made(self, now_s: float) -> Iterable[Wanted]:
         state = self._state
+        state.reservations.awaited_by = frozenset()
         mixed = state.mixed() if len(state.waiting) or state.cordoned else ()
         resting = {node for node, until_s in self._rest_until_s.items() if until_s > now_s}
         left = {node: 0 if node in resting else self._left(node) for node in mixed}
@@ -147,6 +148,7 @@ class ReservationPlan:
                 if coming or left[node] > 0:
                     trial.add(node, spare=self._spare(node), coming=coming, left=left[node])
             trial.place(sorted(state.waiting, key=lambda pod: -pod.priority))
+            state.reservations.awaited_by = frozenset(trial.helped)
         return [wanted for node, count in more.items() for wanted in self._named(node, count)]
 
     def _spare(self, node: str) -> list[int]:
@@ -205,6 +207,7 @@ class _Trial:
     def __init__(self, fleet: Fleet, more: dict[str, int]) -> None:
         self._fleet = fleet
         self._more = more
+        self.helped: set[str] = set()  # UIDs of pods that go where cards are coming
         self._spare: dict[str, list[int]] = {}  # by node
         self._left = np.zeros(fleet.rows, dtype=np.int64)  # by row: spare cards that may be ours
 
@@ -233,11 +236,11 @@ class _Trial:
         rows = np.array([row for row in known if row is not None], dtype=np.int64)
         fitting = rows[fits(self._fleet, pod.demand, rows)]
         if len(fitting):
-            self._take(pod.demand, int(fitting[0]))
+            self._take(pod, int(fitting[0]))
             return True
         for row, count in self._able(pod.demand, rows):
             if self._opened(row, count, pod.demand):
-                self._take(pod.demand, row)
+                self._take(pod, row)
                 return True
         return False
 
@@ -263,7 +266,10 @@ class _Trial:
         self._more[node] = self._more.get(node, 0) + count
         return True
 
-    def _take(self, demand: Demand, row: int) -> None:
-        cards = choose_cards(self._fleet, demand, row)
+    def _take(self, pod: Waiting, row: int) -> None:
+        fleet, demand = self._fleet, pod.demand
+        if fleet.names[row] in self._spare:
+            self.helped.add(pod.uid)
+        cards = choose_cards(fleet, demand, row)
         if cards is not None:
-            self._fleet.take(self._fleet.grant(row, cards=cards, demand=demand))
+            fleet.take(fleet.grant(row, cards=cards, demand=demand))

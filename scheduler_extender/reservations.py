@@ -34,6 +34,7 @@ class Reservations:
         self._on: dict[str, dict[str, Reserved]] = {}  # by node and UID
         self._node: dict[str, str] = {}  # by UID
         self._leaving: set[str] = set()  # UIDs
+        self.awaited_by: frozenset[str] = frozenset()  # UIDs of pods that cards are reserved for
 
     def __iter__(self) -> Iterator[Reserved]:
         return iter([one for here in self._on.values() for one in here.values()])

@@ -92,8 +92,10 @@ class Reservation:
 class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
-    `wish`: of pods with a grant; what to expect is learned from it after a restart. `plugin`: how
-    many GPUs it has of a device plugin.
+    `wish`: of pods with a grant, for what to expect is learned from it after a restart, and of
+    pods that wait for a node that was `nominated` for them. `created`, and `leaving`, when a pod
+    that is being deleted has to be gone: as the API server writes times, which sort as texts do.
+    `plugin`: how many GPUs it has of a device plugin.
     """
 
     uid: str
@@ -107,17 +109,21 @@ class PodSeen:
     granted: Granted | None = None
     wish: Demand | None = None
     unread: str = ""
+    created: str = ""
+    leaving: str = ""
+    nominated: str = ""
     plugin: int = 0
     reservation: Reservation | None = None
 
 
 def pod_seen(raw: Raw) -> PodSeen:
     """Raises KeyError, TypeError, ValueError or AttributeError for what is no pod."""
-    meta, spec = raw["metadata"], raw.get("spec") or {}
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    nominated = "" if spec.get("nodeName") else status.get("nominatedNodeName") or ""
     granted, wish, unread = None, None, ""
     try:
         granted = granted_to(meta.get("annotations") or {})
-        wish = demand_of(raw) if granted is not None else None
+        wish = demand_of(raw) if nominated or granted is not None else None
     except ValueError as error:
         unread = str(error)
     return PodSeen(
@@ -125,13 +131,16 @@ def pod_seen(raw: Raw) -> PodSeen:
         namespace=meta["namespace"],
         name=meta["name"],
         node=spec.get("nodeName") or "",
-        ended=(raw.get("status") or {}).get("phase") in TERMINAL,
+        ended=status.get("phase") in TERMINAL,
         cpu_milli=requested(spec, "cpu", quantity.milli),
         ram_mib=requested(spec, "memory", quantity.mib),
         priority=spec.get("priority") or 0,
         granted=granted,
         wish=wish if isinstance(wish, Demand) else None,
         unread=unread,
+        created=meta.get("creationTimestamp") or "",
+        leaving=meta.get("deletionTimestamp") or "",
+        nominated=nominated,
         plugin=_plugin(spec),
         reservation=_reservation(raw) if RESERVATION in (meta.get("labels") or {}) else None,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.node_report import NodeSeen
+from scheduler_extender.preempting import PATIENCE_S
 from scheduler_extender.reservation_plan import ASKED_S, BACKOFF_S, IDLE_S, TELL_S
 from scheduler_extender.reserving import Reserving
 from tests.scheduler_extender.builders import CARD_MIB, OURS, Extender, a_node
@@ -48,6 +49,11 @@ class World:
         self.cluster.land_late()
         await self.reserving.step()
         self.extender.watch.deliver()
+
+    async def preempts(self) -> None:
+        self.cluster.clock.s += PATIENCE_S
+        self.extender.preempting.look(now_s=self.cluster.clock.s)
+        await self.extender.preempting.turn(now_s=self.cluster.clock.s)
 
     async def settle(self) -> None:
         """What was asked for is made and told."""
@@ -322,6 +328,22 @@ async def test_cards_of_a_node_that_becomes_mixed_are_doubted_where_pods_are() -
     it.extender.state.node_seen(a_node("n0", cards=2, mixed=True))
     (doubt,) = it.extender.state.doubts()
     assert doubt.uuids == ("GPU-n0-0",)
+
+
+async def test_nobody_is_evicted_for_a_pod_while_a_card_is_reserved_for_it() -> None:
+    it = world(2)
+    await it.placed("low", WHOLE)
+    it.cluster.create("high", uid="uid-high", annotations=WHOLE, priority=1000)
+    assert it.fits(it.cluster.pods["ns", "high"]) == []
+    for _ in range(2):
+        await it.upkeep()
+        await it.preempts()
+    assert it.extender.evictor.evicted == []
+    it.cluster.fail(it.cluster.waiting()[0])
+    it.extender.watch.deliver()
+    await it.upkeep()
+    await it.preempts()
+    assert it.extender.evictor.evicted == ["low"]
 
 
 async def test_a_process_that_leads_no_more_asks_for_nothing() -> None:

@@ -51,8 +51,13 @@ class MixedStory(Story):
         return leader
 
     @property
-    def settled(self) -> bool:
-        return super().settled and self.reserving.settled
+    def may_leave(self) -> bool:
+        return super().may_leave and self.reserving.settled
+
+    async def preempt(self, leader: Extender) -> None:
+        """A card that is told meanwhile may make it needless, which can be known only later."""
+        leader.preempting.look(now_s=self.clock.s)
+        await leader.preempting.turn(now_s=self.clock.s)
 
     async def step(self) -> None:
         acts = [self.upkeep] * 4 + [self.kubelets] * 4 + [self.others]

@@ -2,7 +2,8 @@
 """No card is ever given twice, and none is lost, whatever goes wrong between any two calls.
 
 Judged by the annotations in the API server alone. Thousands of Bindings, while requests and replies
-are lost, delayed and repeated, pods are deleted, processes crash and the lead changes hands.
+are lost, delayed and repeated, pods are deleted, and evicted for others of higher priority,
+processes crash and the lead changes hands.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ WISHES: list[dict[str, str]] = [
     {named.CORE: "30%"},
     {named.COUNT: "2", named.MEMORY: "12Gi"},
 ]
+PRIORITIES = [0, 0, 0, 10, 100]
 FATES = [Fate.ANSWERED] * 6 + [Fate.REPLY_LOST, Fate.REQUEST_LOST, Fate.LATE, Fate.BUSY]
 
 
@@ -48,6 +50,7 @@ class Story:
         self.told: Counter[str] = Counter()
         self.leader = self.begin()
         self.settling = asyncio.create_task(self.settle(self.leader))
+        self.preempting = asyncio.create_task(self.preempt(self.leader))
 
     def make_cluster(self) -> FakeCluster:
         return FakeCluster(self.clock)
@@ -84,7 +87,10 @@ class Story:
         name = f"p{self.chance.randrange(400)}"  # names come again, UIDs never
         if ("ns", name) not in self.cluster.pods:
             wish = self.chance.choice(WISHES)
-            pod = self.cluster.create(name, uid=f"uid-{self.names}", annotations=wish)
+            priority = self.chance.choice(PRIORITIES)
+            pod = self.cluster.create(
+                name, uid=f"uid-{self.names}", annotations=wish, priority=priority
+            )
             self.schedule(pod)
 
     async def retry(self) -> None:
@@ -151,11 +157,25 @@ class Story:
         if self.cluster.pods and (len(self.cluster.pods) > 60 or self.chance.random() < 0.4):
             _, name = self.chance.choice(list(self.cluster.pods))
             self.chance.choice([self.cluster.delete, self.cluster.end])(name)
+        for (_, name), pod in tuple(self.cluster.pods.items()):
+            if "deletionTimestamp" in pod["metadata"] and self.chance.random() < 0.3:
+                self.cluster.delete(name)
 
     async def wait(self) -> None:
         await self.pass_time(self.chance.expovariate(0.3))
         if self.settling.done():
             self.settling = asyncio.create_task(self.settle(self.leader))
+        if self.preempting.done():
+            self.preempting = asyncio.create_task(self.preempt(self.leader))
+
+    async def preempt(self, leader: Extender) -> None:
+        now_s, victims = self.clock.s, len(leader.evictor.pairs)
+        leader.preempting.look(now_s=now_s)
+        await leader.preempting.turn(now_s=now_s)
+        for victim, preemptor in leader.evictor.pairs[victims:]:
+            self.told["evicted"] += 1
+            assert victim["spec"]["priority"] < preemptor.priority
+            assert leader.state.ledger.entry(preemptor.uid) is None
 
     async def settle(self, leader: Extender) -> str:
         await leader.binds.settle()
@@ -176,7 +196,7 @@ class Story:
 
     async def hand_over(self) -> None:
         """Cut off from the API server it steps back; stopped in good order it leaves at once."""
-        if self.settled:
+        if self.may_leave:
             self.leader.lease.leading = False
             self.cluster.land_late()
             self.leader = self.begin()
@@ -189,8 +209,13 @@ class Story:
         await self.crash()
 
     @property
-    def settled(self) -> bool:
+    def may_leave(self) -> bool:
+        """Whether nothing that was asked for can still take effect."""
         return self.leader.binds.settled
+
+    @property
+    def settled(self) -> bool:
+        return self.settling.done() and self.preempting.done()
 
     def kill(self) -> None:
         self.leader.lease.leading = False
@@ -201,6 +226,8 @@ class Story:
         if self.checked == len(self.cluster.history):
             return
         self.checked = len(self.cluster.history)
+        if self.preempting.done():
+            self.preempting.result()
         for uuid, having in self.by_card().items():
             assert sum(memory for memory, _ in having) <= CARD_MIB, uuid
             assert sum(milli for _, milli in having) <= 1000, uuid
@@ -220,7 +247,7 @@ class Story:
         """Everything under way ends, and the watch catches up."""
         await self.read_list()
         for _ in range(3):
-            while self.leader.binder.waiting or self.tasks or not self.settling.done():
+            while self.leader.binder.waiting or self.tasks or not self.settled:
                 self.leader.binder.go()
                 await asyncio.sleep(0)
             self.clock.s += HOLD_S
@@ -255,3 +282,4 @@ async def test_no_card_is_given_twice_and_none_is_lost(seed: int) -> None:
     story.kill()
     await story.turn()
     assert min(story.told[act] for act in ("crash", "hand_over", "list_anew")) > 10, story.told
+    assert story.told["evicted"] > 10, story.told
