@@ -106,11 +106,12 @@ class ReservationPlan:
             if one.told.uuid in self._state.taken(one.node):
                 followed.idle_s, followed.used = now_s, True
                 self._rest_s.pop(one.node, None)
-            if not one.told.ending and self._is_due(followed, now_s):
+            if not one.told.ending and self._leaves(followed, now_s):
                 followed.ended_s = now_s
                 yield one
 
-    def _is_due(self, followed: _Followed, now_s: float) -> bool:
+    def _leaves(self, followed: _Followed, now_s: float) -> bool:
+        """Whether it is to be deleted now; its card is out of use then."""
         one = followed.one
         if followed.ended_s is not None:
             return now_s - followed.ended_s >= AGAIN_S
