@@ -102,6 +102,7 @@ class Binds:
                 self._state.release_hold(unseen.uid)
 
     async def _bind(self, asked: BindAsk) -> str:
+        self.check_leading()  # anew: the process may have stood still since it was asked
         known = self._state.ledger.entry(asked.uid)
         if known is None:
             wish, priority = self._wishes.get(asked.uid) or await self._wish(asked)

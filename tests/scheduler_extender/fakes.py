@@ -141,8 +141,10 @@ class FakeBinder:
         self._delay_s = delay_s
         self._gated = gated
         self._waiting: list[asyncio.Future[None]] = []
+        self._dead = False
 
     async def bind(self, binding: Binding) -> None:
+        self._live()
         self.posts.append(binding)
         fate = self._fate()
         await self._gate()
@@ -166,6 +168,7 @@ class FakeBinder:
             raise done
 
     async def read(self, namespace: str, name: str) -> PodRead | None:
+        self._live()
         pod = self.cluster.pods.get((namespace, name))
         await self._gate()
         return None if pod is None else PodRead(pod_seen(pod), demand_of(pod))
@@ -177,10 +180,15 @@ class FakeBinder:
                 waiting.set_result(None)
 
     def die(self) -> None:
-        """The process ends: whoever waits for an answer never gets it."""
+        """The process ends: whoever waits for an answer never gets it, and nobody asks any more."""
+        self._dead = True
         for waiting in self._waiting:
             waiting.cancel()
         self._waiting.clear()
+
+    def _live(self) -> None:
+        if self._dead:
+            raise asyncio.CancelledError
 
     @property
     def waiting(self) -> int:
