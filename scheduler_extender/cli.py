@@ -64,13 +64,28 @@ def extender(
             "preemption does not see those."
         ),
     ] = DEFAULTS.preempt,
+    reservation_pod: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A Pod as YAML that is made for each card which we take from the device plugin "
+            "of a mixed node; without it such nodes get no pods of ours.",
+        ),
+    ] = None,
+    reservation_idle_s: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="How long such a pod stays that nobody uses."),
+    ] = DEFAULTS.reservation_idle_s,
 ) -> None:
     """Place pods on GPUs for a kube-scheduler: whole ones, shares of memory and compute, MIG."""
     logs.configure()
     try:
         host, port = listen_address(listen)
         told = listen_address(pages, option="--pages") if pages else None
-        settings = Settings(host, port, kubeconfig, lease, namespace, audit_s, told, preempt)
+        settings = Settings(
+            host, port, kubeconfig, lease, namespace, audit_s, told, preempt,
+            reservation_pod, reservation_idle_s,
+        )  # fmt: skip
         settings.validate()
         from scheduler_extender.process import run
 

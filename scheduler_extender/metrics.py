@@ -66,6 +66,8 @@ class StateCollector(Collector):
             ("held_pods", "Pods whose Binding is not answered.", stages.count(Stage.HELD)),
             ("bound_pods", "Pods that have GPUs.", stages.count(Stage.BOUND)),
             ("waiting_pods", "Pods that found no room.", len(state.waiting)),
+            ("reservations", "Cards that we hold on mixed nodes, or are about to.",
+             len(state.reservations.uids)),
             ("promised_pods", "Pods for which room on a node is kept.", len(state.promises)),
             ("doubts", "Contradictions between annotations and state.", len(state.doubts())),
             ("cordoned_gpus", "GPUs that get no pods, being in doubt.",

@@ -76,6 +76,25 @@ class Retries(Protocol):
         ...
 
 
+class ReservationPods(Protocol):
+    """Pods that take cards of mixed nodes from the device plugin, in a namespace of ours."""
+
+    async def create(self, node: str, number: int) -> None:
+        """Have that reservation there, now or in a moment; one that is there will do.
+
+        Raises `Refused` where it is not made (a former one that has ended is cleared away),
+        `Unreachable` where that is not known.
+        """
+        ...
+
+    async def delete(self, name: str, uid: str) -> None:
+        """Delete that pod and no other of its name. Raises `Refused`, `Unreachable`.
+
+        What was not answered takes effect within `BIND_S`, or never.
+        """
+        ...
+
+
 class Evictor(Protocol):
     """Makes room for a pod. Each raises `Refused` when nothing was changed, and `Unreachable`."""
 

@@ -120,10 +120,12 @@ class Preempting:
                 yield pod
 
     def _waits(self, pod: Waiting) -> bool:
-        """As it is known, and without a promise or a hold."""
+        """As it is known, without a promise or a hold, and with no card on its way to it."""
         state = self._state
         known = state.promises.of(pod.uid) or state.ledger.entry(pod.uid)
-        return known is None and state.waiting.of(pod.uid) is pod
+        if known is not None or pod.uid in state.reservations.awaited_by:
+            return False
+        return state.waiting.of(pod.uid) is pod
 
     def _due(self, now_s: float) -> list[Waiting]:
         """Whose turn it is: those that were looked at longest ago, of them the most important."""

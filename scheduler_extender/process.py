@@ -27,6 +27,7 @@ from scheduler_extender.adapters.cluster import (
 )
 from scheduler_extender.adapters.events import KubernetesReporter
 from scheduler_extender.adapters.lease import KubernetesLease
+from scheduler_extender.adapters.reservations import KubernetesReservations
 from scheduler_extender.app import App
 from scheduler_extender.binding import BIND_S, Binds
 from scheduler_extender.errors import GiveUp, NotLeading
@@ -34,6 +35,8 @@ from scheduler_extender.listening import Server, bound
 from scheduler_extender.metrics import PreemptionMetrics, StateCollector
 from scheduler_extender.ports import Reporter
 from scheduler_extender.preempting import Preempting
+from scheduler_extender.reservation_pod import template_of
+from scheduler_extender.reserving import Reserving
 from scheduler_extender.retrying import retry
 from scheduler_extender.settings import Settings
 from scheduler_extender.state import ClusterState
@@ -75,12 +78,20 @@ class Process:
         self._settings = settings
         self._sockets = [taken] if pages is None else [taken, pages]
         self._stop = asyncio.Event()
-        self._state = ClusterState()
+        self._state = ClusterState(namespace)
         self._lease = KubernetesLease(
             api, namespace=namespace, name=settings.lease, identity=f"{pod}_{uuid4().hex[:8]}"
         )
         self._binds = Binds(
             self._state, binder=KubernetesBinder(api), lease=self._lease, now_s=time.monotonic
+        )
+        template = settings.reservation_pod and template_of(settings.reservation_pod)
+        self._reserving = Reserving(
+            self._state,
+            KubernetesReservations(api, template, namespace=namespace) if template else None,
+            lease=self._lease,
+            now_s=time.monotonic,
+            idle_s=settings.reservation_idle_s,
         )
         self._source = KubernetesPodsAndNodes(api)
         self._retries = KubernetesRetries(api)
@@ -172,6 +183,7 @@ class Process:
             now_s = time.monotonic()
             self._preempting.look(now_s=now_s)
             await retry(self._state.waiting, self._retries, now_s=now_s)
+            await self._reserving.step()
             if self._settings.preempt:
                 await self._preempting.turn(now_s=now_s)
             if now_s - audit_at_s >= self._settings.audit_s:
@@ -186,15 +198,22 @@ class Process:
         return None
 
     async def _leave(self, serving: "asyncio.Task[None]") -> None:
-        """Answer nobody new, let Bindings end, and give the Lease away if nothing can land."""
+        """Answer nobody new, let what is asked for end, and give the Lease away if nothing can
+        land.
+        """
         self._server.should_exit = True
         await serving
         until_s = time.monotonic() + BIND_S
-        while not self._binds.settled and time.monotonic() < until_s:  # noqa: ASYNC110 - the same
+        while not self._settled and time.monotonic() < until_s:  # noqa: ASYNC110 - the same
             await asyncio.sleep(0.05)
-        if self._lease.leading and self._binds.settled:
+        if self._lease.leading and self._settled:
             await self._lease.release()
         log.info("stopped")
+
+    @property
+    def _settled(self) -> bool:
+        """Whether nothing that we asked for can still take effect."""
+        return self._binds.settled and self._reserving.settled
 
 
 async def audit(state: ClusterState, reporter: Reporter) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from scheduler_extender.errors import BadInput
+from scheduler_extender.reservation_plan import IDLE_S
 
 LEAST_AUDIT_S: Final = 5.0
+LEAST_IDLE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class Settings:
     audit_s: float = 60.0  # seconds between two audits of all cards
     pages: tuple[str, int] | None = None  # where health and metrics are told too, and no verb
     preempt: bool = True  # evict pods of lower priority where GPUs alone are scarce
+    reservation_pod: Path | None = None  # what reserves a card of a mixed node; None: nothing does
+    reservation_idle_s: float = IDLE_S  # how long a reservation stays that nobody uses
 
     def validate(self) -> None:
         """Raises `BadInput` with a line for each problem."""
@@ -35,6 +39,16 @@ class Settings:
             )
         if not self.lease:
             problems.append("--lease: empty; name the Lease that the extenders share")
+        if not self.reservation_idle_s >= LEAST_IDLE_S:
+            problems.append(
+                f"--reservation-idle-s {self.reservation_idle_s:g}: seconds, {LEAST_IDLE_S:g} or "
+                "more; 60 is usual"
+            )
+        if self.reservation_pod is not None and not self.reservation_pod.is_file():
+            problems.append(
+                f"--reservation-pod {self.reservation_pod}: there is no such file; name one of a "
+                "Pod as YAML, or leave it out where no node is mixed"
+            )
         if self.pages is not None and self.port and self.pages[1] == self.port:
             problems.append(
                 f"--pages: port {self.port} is that of --listen; verbs are told from pages by the "

@@ -6,7 +6,7 @@ word on it is known: its answer, the watch, or a reading after the deadline. Wha
 rest is counted as far as it can be, its cards are cordoned, and it is told; nothing is dropped.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,6 +21,7 @@ from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.core.typical import Arrivals, Typical
 from scheduler_extender.core.verdicts import VerdictCache
 from scheduler_extender.promises import Promises
+from scheduler_extender.reservations import Reservations
 from scheduler_extender.waiting import WaitingPods
 from scheduler_extender.wire import BindAsk
 
@@ -57,15 +58,19 @@ class _Charge:
 
 
 class ClusterState:
-    """Only this class writes the fleet and the ledger. Times are seconds on the caller's clock."""
+    """Only this class writes the fleet and the ledger. Times are seconds on the caller's clock.
 
-    def __init__(self) -> None:
+    `namespace`: ours, where pods that reserve cards of mixed nodes are believed.
+    """
+
+    def __init__(self, namespace: str = "") -> None:
         self.fleet = Fleet()
         self.ledger = Ledger(self.fleet)
         self.arrivals = Arrivals()
         self.scores = ScoreCache(self.fleet, Typical((), ()))
         self.verdicts = VerdictCache(self.fleet)
         self.waiting = WaitingPods(self.fleet)
+        self.reservations = Reservations(namespace)
         self.promises = Promises(self.ledger, going=self.going)
         # Pods that have to be gone between these times count as going: one that had to be long ago
         # may stay for ever, and one that may take longer is not waited for.
@@ -104,6 +109,7 @@ class ClusterState:
         self.ledger.set_node(node.report.gpus)
         self._cordoned.pop(node.name, None)
         self._room(node.name)
+        self._mark(node.name)
         self.audit(node.name)
 
     def node_gone(self, name: str) -> None:
@@ -129,6 +135,7 @@ class ClusterState:
         elif not pod.ended:
             self.promises.seen(pod)
         self._pod(pod)
+        self._reserved(self.reservations.seen(pod))
 
     def pod_read(self, pod: PodSeen, *, now_s: float) -> None:
         """A pod as it was read by itself: the watch will show it yet, or has shown its end already;
@@ -148,10 +155,11 @@ class ClusterState:
         self.waiting.over(uid)
         self.promises.over(uid)
         self._release(uid)
+        self._reserved(self.reservations.gone(uid))
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
         """What was bound or held after the list began may be missing in it."""
-        for uid in self.pods.keys() - uids - self._unseen.keys():
+        for uid in (self.pods.keys() | self.reservations.uids) - uids - self._unseen.keys():
             self.pod_gone(uid)
         for unseen in tuple(self._unseen.values()):
             if unseen.uid not in uids and unseen.since_s < began_s:
@@ -165,6 +173,8 @@ class ClusterState:
         if not self.pods_synced:
             self.pods_synced = True
             self._expect()
+            for node in self.mixed():
+                self._reserved(node)
 
     # What bind does
 
@@ -233,6 +243,42 @@ class ClusterState:
         """Nodes with pods that are being deleted."""
         return set(self._leaving.values())
 
+    # What reservations of mixed nodes do
+
+    def mixed(self) -> tuple[str, ...]:
+        """The nodes of which only reserved cards are ours."""
+        return tuple(filter(self._is_mixed, self.nodes))
+
+    def taken(self, node: str) -> frozenset[str]:
+        """UUIDs of the cards that pods have, by annotations or by our count, or will have if their
+        Binding is made.
+        """
+        found: set[str] = set()
+        for uid in (*self._on.get(node, ()), *self._unseen):
+            entry, pod = self.ledger.entry(uid), self.pods.get(uid)
+            if entry is not None and entry.fact.node == node:
+                found.update(entry.fact.uuids)
+            if pod is not None and pod.node == node and pod.granted is not None:
+                found.update(pod.granted.uuids)
+        return frozenset(found)
+
+    def lost(self, node: str) -> frozenset[str]:
+        """UUIDs of a mixed node's cards that pods have, and no reservation holds."""
+        if not self._is_mixed(node):
+            return frozenset()
+        return self.taken(node) - self.reservations.held(node)
+
+    def leave(self, uid: str) -> bool:
+        """Put a reservation's card out of use, so that the pod can be deleted; not while anybody
+        has the card, or a Binding to it is on the way.
+        """
+        for one in self.reservations:
+            if one.uid == uid and one.told.uuid not in self.taken(one.node):
+                self.reservations.leave(uid)
+                self._reserved(one.node)
+                return True
+        return False
+
     # What filter does
 
     def arrived(self, demand: Demand) -> None:
@@ -252,6 +298,7 @@ class ClusterState:
         """
         found = [self._conflict(c.uid, c.uuids, c.why) for c in self._conflicts_on(node)]
         found += [doubt for doubt in self._tampered.values() if doubt.node == node]
+        found += self._unreserved(node)
         if not found:  # else counts differ, and depend on the order of things
             found = [*self._difference(node)]
         self._doubts.pop(node, None)
@@ -386,11 +433,36 @@ class ClusterState:
         self._cordoned.pop(node, None)
         if uuids:
             self._cordoned[node] = uuids
+        self._mark(node)
+
+    def _mark(self, node: str) -> None:
+        """Let a node's cards be used or not, as what is known of them says now."""
         described = self.fleet.nodes.get(node)
+        cordoned = self._cordoned.get(node, frozenset())
+        ours = self.reservations.usable(node) if self._is_mixed(node) else None
         for index, card in enumerate(described.cards if described else ()):
-            usable = card.healthy and card.uuid not in uuids
+            usable = card.healthy and card.uuid not in cordoned
+            usable &= ours is None or card.uuid in ours
             if usable != bool(self.fleet.usable[self.fleet.row_of[node], index]):
                 self.fleet.set_usable(self.fleet.row_of[node], card=index, usable=usable)
+
+    def _reserved(self, node: str | None) -> None:
+        """The reservations of a node are others now."""
+        if node is None or not self._is_mixed(node):
+            return
+        self._mark(node)
+        for doubt in self._unreserved(node) if self.pods_synced else ():
+            self._doubt(doubt)
+
+    def _unreserved(self, node: str) -> Sequence[Doubt]:
+        """A card that has lost its reservation may have been given to anybody by the kubelet."""
+        lost = tuple(sorted(self.lost(node)))
+        why = "pods have a card of a mixed node that no reservation holds"
+        return (Doubt(node, lost, why),) if lost else ()
+
+    def _is_mixed(self, node: str) -> bool:
+        known = self.nodes.get(node)
+        return known is not None and known.report is not None and known.report.mixed
 
     @property
     def cordoned(self) -> Mapping[str, frozenset[str]]:

@@ -41,6 +41,11 @@ GRANTED_UUIDS: Final = f"{PREFIX}gpu-uuids"
 GRANTED_MIB: Final = f"{PREFIX}gpu-mem-mib"
 GRANTED_CORE: Final = f"{PREFIX}gpu-core-percent"
 GRANTED_MESH: Final = f"{PREFIX}gpu-mesh"  # only of pods of a mesh
+# On the pods of ours that take cards of mixed nodes from the device plugin.
+PLUGIN_RESOURCE: Final = "nvidia.com/gpu"
+RESERVATION: Final = f"{PREFIX}reservation"  # a label: its number on the node
+RESERVES_ON: Final = f"{PREFIX}reserves-on"  # the node
+RESERVED_UUID: Final = f"{PREFIX}reserved-uuid"  # told by its own process
 
 MOST_CARDS: Final = 64
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
@@ -69,12 +74,28 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a pod says that looks like a reservation; whose pods count is not judged here.
+
+    `uuid`: the card that the device plugin gave to it, as its process saw; "" until it has told.
+    `holds`: it runs, so that card is given to nobody else; `ending`: it is being deleted.
+    """
+
+    node: str
+    number: int
+    uuid: str = ""
+    holds: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
     `wish`: of pods with a grant, for what to expect is learned from it after a restart, and of
     pods that wait for a node that was `nominated` for them. `created`, and `leaving`, when a pod
     that is being deleted has to be gone: as the API server writes times, which sort as texts do.
+    `plugin`: how many GPUs it has of a device plugin.
     """
 
     uid: str
@@ -91,6 +112,8 @@ class PodSeen:
     created: str = ""
     leaving: str = ""
     nominated: str = ""
+    plugin: int = 0
+    reservation: Reservation | None = None
 
 
 def pod_seen(raw: Raw) -> PodSeen:
@@ -118,7 +141,29 @@ def pod_seen(raw: Raw) -> PodSeen:
         created=meta.get("creationTimestamp") or "",
         leaving=meta.get("deletionTimestamp") or "",
         nominated=nominated,
+        plugin=_plugin(spec),
+        reservation=_reservation(raw) if RESERVATION in (meta.get("labels") or {}) else None,
     )
+
+
+def _plugin(spec: Raw) -> int:
+    """Few pods have it; and who asks for such a resource sets its limit."""
+    for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ())):
+        if PLUGIN_RESOURCE in ((container.get("resources") or {}).get("limits") or ()):
+            return requested(spec, PLUGIN_RESOURCE, quantity.whole)
+    return 0
+
+
+def _reservation(raw: Raw) -> Reservation | None:
+    meta, spec = raw["metadata"], raw.get("spec") or {}
+    notes, number = meta.get("annotations") or {}, str(meta["labels"][RESERVATION])
+    node = notes.get(RESERVES_ON) or ""
+    if not node or spec.get("nodeName") not in {None, "", node} or not number.isdecimal():
+        return None
+    ending = bool(meta.get("deletionTimestamp"))
+    runs = (raw.get("status") or {}).get("phase") == "Running"
+    uuid = notes.get(RESERVED_UUID) or ""
+    return Reservation(node, int(number), uuid, holds=runs and not ending, ending=ending)
 
 
 def grant_annotations(grant: Grant) -> dict[str, str]:

@@ -105,7 +105,7 @@ def _never(fleet: Fleet, demand: Demand, row: int) -> Refusal | None:
 def _not_now(fleet: Fleet, demand: Demand, row: int) -> Refusal:
     exists = (fleet.milli_total[row] > 0) & (fleet.profile[row] == _profile(fleet, demand))
     tests: list[tuple[str, Mask]] = [
-        ("GPUs unhealthy or cordoned", fleet.usable[row]),
+        ("GPUs unhealthy, cordoned or not reserved", fleet.usable[row]),
         ("GPU slots exhausted", fleet.slots_free[row] >= 1),
     ]
     if demand.exclusive:

@@ -8,7 +8,8 @@
 
 `memory_mib` is what pods may have: the driver's reserve is taken off by who writes it. `links` may
 be left out. Keys that are not known are passed by, so that a newer agent is understood; another
-`version` is not.
+`version` is not. `mixed: true`: the device plugin gives cards of this node to other pods, so that
+only those are ours that a reservation holds (see `reservations.py`).
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from scheduler_extender.core import quantity
-from scheduler_extender.core.annotations import PREFIX
+from scheduler_extender.core.annotations import PLUGIN_RESOURCE, PREFIX
 from scheduler_extender.core.gpus import SLOTS, Card, NodeGpus
 
 GPUS: Final = f"{PREFIX}gpus"
@@ -41,16 +42,21 @@ class NodeReport:
     gpus: NodeGpus
     enforcement: Enforcement = Enforcement.NONE
     ill: tuple[tuple[str, str], ...] = ()  # UUID and why, of the cards that are not healthy
+    mixed: bool = False  # a device plugin gives cards of this node to other pods
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSeen:
-    """All that is kept of a node. `unread`: what is wrong with its report."""
+    """All that is kept of a node. `unread`: what is wrong with its report.
+
+    `plugin`: how many GPUs its device plugin has to give, taken ones counted.
+    """
 
     name: str
     uid: str = ""
     report: NodeReport | None = None
     unread: str = ""
+    plugin: int = 0
 
 
 def node_seen(raw: Mapping[str, Any]) -> NodeSeen:
@@ -68,7 +74,8 @@ def node_seen(raw: Mapping[str, Any]) -> NodeSeen:
             cpu_milli=_known(allocatable, "cpu", milli=True),
             ram_mib=_known(allocatable, "memory"),
         )
-        return NodeSeen(name, uid, replace(report, gpus=room))
+        plugin = quantity.whole(str(allocatable.get(PLUGIN_RESOURCE, 0)))
+        return NodeSeen(name, uid, replace(report, gpus=room), plugin=plugin)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return NodeSeen(name, uid, unread=f"{GPUS}: {error!r}; is the node's agent of our version?")
 
@@ -85,6 +92,9 @@ def read_report(name: str, text: str) -> NodeReport:
     links = tuple(tuple(map(int, row)) for row in raw.get("links") or ())
     if links and [len(row) for row in links] != [len(cards)] * len(cards):
         raise ValueError("links is no square of the cards")
+    mixed = raw.get("mixed", False)
+    if type(mixed) is not bool:
+        raise ValueError(f"mixed is {mixed!r}, neither true nor false")
     return NodeReport(
         NodeGpus(name, cards, model=str(raw.get("model", "")), links=links),
         Enforcement(raw.get("enforcement", Enforcement.NONE)),
@@ -93,6 +103,7 @@ def read_report(name: str, text: str) -> NodeReport:
             for card in raw["cards"]
             if not card.get("healthy", True)
         ),
+        mixed,
     )
 
 
@@ -117,6 +128,7 @@ def write_report(report: NodeReport) -> str:
             "enforcement": report.enforcement,
             "cards": cards,
             "links": gpus.links,
+            **({"mixed": True} if report.mixed else {}),
         }
     ).decode()
 

@@ -84,7 +84,8 @@ class Agent:
     `node` None: nothing is written. `contested` tells why no GPU may be given to pods; empty: they
     may.
 
-    `level` tells what holds pods to their shares, and why that is less than was stated.
+    `level` tells what holds pods to their shares, and why that is less than was stated. `mixed`: a
+    device plugin gives GPUs of this node to other pods.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Agent:
         level: Level,
         boot: str,
         heartbeat_s: float,
+        mixed: bool = False,
         standing: str | None = None,
         earlier: Written | None = None,
         contested: Callable[[], str] = lambda: "",
@@ -107,6 +109,7 @@ class Agent:
         self._level = level
         self._boot = boot
         self._heartbeat_s = heartbeat_s
+        self._mixed = mixed
         self._contested = contested
         self._now_s = now_s
         self._standing = standing
@@ -118,6 +121,7 @@ class Agent:
     async def round(self) -> Round:
         seen = await self._gpus.read()
         report, notes = self._told(seen)
+        report = replace(report, mixed=self._mixed)
         text = text_of(report, boot=self._boot, driver=self._driver, why=notes, xids=self._xids)
         made = Round(seen, report, text, notes)
         now_s = self._now_s()

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `tidegate node-agent`: reads options and starts the process; decides nothing."""
+"""The command `tidegate node-agent`: reads options and starts the process; decides nothing.
+
+`reserve` is another process, that of a pod which holds one card of a mixed node.
+"""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +15,7 @@ from scheduler_extender import logs
 from scheduler_extender.core.node_report import Enforcement
 from scheduler_extender.errors import BadInput, ExtenderError
 from scheduler_extender.node_agent.agent import Round
-from scheduler_extender.node_agent.settings import AUTO, Settings
+from scheduler_extender.node_agent.settings import AUTO, OwnPod, Settings
 from scheduler_extender.settings import listen_address
 
 DEFAULTS = Settings()
@@ -31,8 +35,9 @@ cannot be used.
 """
 
 
-@app.command(epilog=EPILOG)
+@app.callback(epilog=EPILOG, invoke_without_command=True)
 def node_agent(
+    context: typer.Context,
     node: Annotated[
         str, typer.Option(envvar="NODE_NAME", help="This node, as `kubectl get nodes` names it.")
     ] = DEFAULTS.node,
@@ -67,6 +72,14 @@ def node_agent(
     mps_pipes: Annotated[
         Path | None, typer.Option(help="Where an MPS server of this node has its pipe.")
     ] = None,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="A device plugin gives GPUs of this node to other pods: only those are ours that "
+            "a reservation holds.",
+        ),
+    ] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Read and write once, say what was found, and end.")
     ] = False,
@@ -75,31 +88,56 @@ def node_agent(
     ] = False,
 ) -> None:
     """Tell the cluster which GPUs this node has, how they are linked and whether they are well."""
+    if context.invoked_subcommand is not None:
+        return
     logs.configure()
-    try:
+    with _told("tidegate node-agent"):
         host, port = listen_address(listen)
         pipes = mps_pipes or DEFAULTS.mps_pipes
         settings = Settings(
-            node,
-            kubeconfig,
-            host,
-            port,
-            every_s,
-            heartbeat_s,
-            enforcement,
-            holds,
-            pipes,
-            once,
-            json,
-        )
+            node, kubeconfig, host, port, every_s, heartbeat_s, enforcement, holds, pipes, once,
+            json, mixed,
+        )  # fmt: skip
         settings.validate()
         _run(settings)
+
+
+@app.command()
+def reserve(
+    pod: Annotated[str, typer.Option(envvar="POD_NAME", help="The pod that this runs in.")] = "",
+    namespace: Annotated[str, typer.Option(envvar="POD_NAMESPACE", help="Its namespace.")] = "",
+    uid: Annotated[str, typer.Option(envvar="POD_UID", help="Its UID.")] = "",
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(help="How to reach the cluster; left out in a pod with a ServiceAccount."),
+    ] = None,
+) -> None:
+    """Hold the one GPU that the device plugin gave to this pod, and tell the extender which.
+
+    The extender makes such pods on mixed nodes. It needs the right to patch pods/status in its
+    namespace. Exit status: 0 after SIGTERM; 1 when it sees no GPU or several, or may not tell; 2
+    when what was typed cannot be used.
+    """
+    logs.configure()
+    with _told("tidegate node-agent reserve"):
+        own = OwnPod(pod, namespace, uid, kubeconfig)
+        own.validate()
+        from scheduler_extender.node_agent.reserve import run
+
+        run(own)
+
+
+@contextmanager
+def _told(command: str) -> Iterator[None]:
+    """Errors as lines for people, and as exit status."""
+    try:
+        yield
     except BadInput as bad:
         for problem in bad.problems:
-            typer.echo(f"tidegate node-agent: {problem}", err=True)
+            typer.echo(f"{command}: {problem}", err=True)
         raise typer.Exit(2) from None
     except ExtenderError as failed:
-        typer.echo(f"tidegate node-agent: {failed}", err=True)
+        typer.echo(f"{command}: {failed}", err=True)
         raise typer.Exit(1) from None
 
 

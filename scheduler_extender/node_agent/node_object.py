@@ -17,11 +17,14 @@ WHOLE: Final = f"{PLUGIN}gpu"
 
 
 class KubernetesNode:
-    """`contested`: why the device plugin may give this node's GPUs to others; empty: it may not."""
+    """`contested`: why the device plugin may give this node's GPUs to others; empty: it may not, or
+    it may and the node is mixed.
+    """
 
-    def __init__(self, api: Api, name: str, *, holds: int = 0) -> None:
+    def __init__(self, api: Api, name: str, *, holds: int = 0, mixed: bool = False) -> None:
         self.contested = ""
         self._holds = holds
+        self._mixed = mixed
         self._api = api
         self._name = name
         self._path = f"/api/v1/nodes/{quote(name, safe='')}"
@@ -33,7 +36,9 @@ class KubernetesNode:
         except NotFound as error:
             raise NotFound(f"{error}; --node is the name that `kubectl get nodes` shows") from error
         self.contested = why_contested(
-            (raw.get("status") or {}).get("allocatable") or {}, holds=self._holds
+            (raw.get("status") or {}).get("allocatable") or {},
+            holds=self._holds,
+            mixed=self._mixed,
         )
         text = (raw["metadata"].get("annotations") or {}).get(GPUS)
         return None if text is None else str(text)
@@ -56,18 +61,25 @@ class KubernetesNode:
         return tuple(pod for pod in seen if pod.granted and not pod.ended)
 
 
-def why_contested(allocatable: Mapping[str, str], *, holds: int) -> str:
-    """Why others may be given GPUs of a node of whose `nvidia.com/gpu` one pod holds so many."""
+def why_contested(allocatable: Mapping[str, str], *, holds: int, mixed: bool = False) -> str:
+    """Why others may be given GPUs of a node of whose `nvidia.com/gpu` one pod holds so many, or
+    reservations some.
+    """
     given = {
         name: int(amount)
         for name, amount in allocatable.items()
         if name.startswith(PLUGIN) and str(amount).isdecimal() and int(amount)
     }
-    if given.get(WHOLE, 0) <= holds:
+    if mixed or given.get(WHOLE, 0) <= holds:
         given.pop(WHOLE, None)
     if not given:
         return ""
     told = ", ".join(f"{name}: {amount}" for name, amount in sorted(given.items()))
+    if mixed:
+        return (
+            f"the device plugin gives out {told} here, and on a mixed node it may give out {WHOLE} "
+            "alone; have it split or share no GPU of this node, or do not call the node mixed"
+        )
     return (
         f"the device plugin gives out {told} here, and the agent holds {holds}; have the agent's "
         f"group hold all {WHOLE}, or end the device plugin on this node"

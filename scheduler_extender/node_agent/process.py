@@ -54,7 +54,7 @@ class Process:
     ) -> None:
         self.stop = asyncio.Event()
         self._settings = settings
-        self._node = KubernetesNode(api, settings.node, holds=settings.holds)
+        self._node = _node(settings, api)
         self._socket = taken
         self._library = library
         self._last: Round | None = None
@@ -156,11 +156,15 @@ async def _once(settings: Settings, library: Any) -> Round:
     if not settings.node:
         return await _one_round(settings, library, None)
     async with Api(settings.kubeconfig) as api:
-        node = KubernetesNode(api, settings.node, holds=settings.holds)
+        node = _node(settings, api)
         made = await _one_round(settings, library, node)
     if made.trouble:
         raise GiveUp(f"the report was not written: {made.trouble}")
     return made
+
+
+def _node(settings: Settings, api: Api) -> KubernetesNode:
+    return KubernetesNode(api, settings.node, holds=settings.holds, mixed=settings.mixed)
 
 
 async def _one_round(settings: Settings, library: Any, node: KubernetesNode | None) -> Round:
@@ -194,6 +198,7 @@ def _an_agent(
         level=level,
         boot=boot,
         heartbeat_s=settings.heartbeat_s,
+        mixed=settings.mixed,
         standing=standing,
         earlier=earlier,
         contested=lambda: node.contested if node else "",

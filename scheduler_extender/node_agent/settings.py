@@ -12,6 +12,7 @@ from scheduler_extender.node_agent.enforcement import usual_pipes
 
 AUTO: Final = "auto"
 LEAST_EVERY_S: Final = 1.0
+_NAMES: Final = ("NAME", "NAMESPACE", "UID")
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
@@ -28,6 +29,7 @@ class Settings:
     mps_pipes: Path = field(default_factory=usual_pipes)
     once: bool = False
     json: bool = False
+    mixed: bool = False  # a device plugin gives GPUs of this node to other pods
 
     @property
     def stated(self) -> Enforcement | None:
@@ -70,7 +72,37 @@ class Settings:
             problems.append(
                 f"--holds {self.holds}: a number of GPUs, 0 where there is no device plugin"
             )
+        if self.holds > 0 and self.mixed:
+            problems.append(
+                f"--holds {self.holds}: 0 with --mixed, where reservations hold GPUs and no agent"
+            )
         if self.json and not self.once:
             problems.append("--json: only with --once, which prints one report and ends")
+        if problems:
+            raise BadInput(*problems)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPod:
+    """The pod that runs us, by which a reservation tells its card."""
+
+    name: str
+    namespace: str
+    uid: str
+    kubeconfig: Path | None = None
+
+    def validate(self) -> None:
+        """Raises `BadInput` with a line for each problem."""
+        told = {"--pod": self.name, "--namespace": self.namespace, "--uid": self.uid}
+        problems = [
+            f"{option}: empty; the extender's reservation pods bring it as $POD_{variable}"
+            for (option, text), variable in zip(told.items(), _NAMES, strict=True)
+            if not text
+        ]
+        if self.kubeconfig is not None and not self.kubeconfig.is_file():
+            problems.append(
+                f"--kubeconfig {self.kubeconfig}: there is no such file; name one, or leave it "
+                "out in a pod"
+            )
         if problems:
             raise BadInput(*problems)

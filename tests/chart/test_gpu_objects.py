@@ -5,6 +5,7 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from scheduler_extender.admission.cli import app as admission
@@ -16,6 +17,7 @@ from scheduler_extender.core.node_report import GPUS
 from scheduler_extender.node_agent.agent import HEARTBEAT
 from scheduler_extender.node_agent.cli import app as node_agent
 from scheduler_extender.node_agent.node_object import WHOLE
+from scheduler_extender.reservation_pod import reservation_pod
 from tests.chart.rendering import CHART, NAMESPACE, Helm, Manifest, Refused, Rendered
 from tests.chart.test_objects import EVERYTHING
 
@@ -91,6 +93,7 @@ def test_an_agent_that_holds_gpus_is_never_replaced_by_itself(helm: Helm) -> Non
     assert strategies == {
         "tidegate-node-agent-large": "OnDelete",
         "tidegate-node-agent-edge": "RollingUpdate",
+        "tidegate-node-agent-mixed": "RollingUpdate",
     }
 
 
@@ -107,6 +110,47 @@ def test_an_agent_sees_all_gpus_of_its_node_and_knows_its_name(helm: Helm) -> No
     assert {"key": "nvidia.com/gpu", "operator": "Exists"} in pod["tolerations"]
     assert pod["priorityClassName"] == "system-node-critical"
     assert "volumes" not in pod
+
+
+def test_where_a_group_is_mixed_the_extender_can_reserve_its_cards(helm: Helm) -> None:
+    """By a pod that keeps to restricted Pod Security, is evicted by nobody and may do one thing."""
+    rendered = helm.render(EVERYTHING)
+    mixed = container(rendered, "tidegate-node-agent-mixed")
+    assert "--mixed" in mixed["args"]
+    assert WHOLE not in mixed["resources"]["limits"]
+    text = rendered.one("ConfigMap", "tidegate-scheduler")["data"]["reservation.yaml"]
+    template = yaml.safe_load(text)
+    made = reservation_pod(template, node="n", number=0)
+    (one,) = made["spec"]["containers"]
+    assert one["resources"]["limits"][WHOLE] == "1"
+    assert one["args"] == ["node-agent", "reserve"]
+    names = [entry["name"] for entry in one["env"]]
+    assert len(names) == len(set(names))
+    assert {"POD_NAME", "POD_NAMESPACE", "POD_UID"} < set(names)
+    assert one["securityContext"] == mixed["securityContext"]
+    assert made["spec"]["runtimeClassName"] == "nvidia"
+    priority = rendered.one("PriorityClass", made["spec"]["priorityClassName"])
+    assert (priority["value"], priority["preemptionPolicy"]) == (10**9, "Never")
+    extender = rendered.pods()["tidegate-scheduler"]["spec"]["containers"][0]
+    (mount,) = extender["volumeMounts"]
+    assert f"--reservation-pod={mount['mountPath']}/reservation.yaml" in extender["args"]
+    rules = rendered.one("Role", made["spec"]["serviceAccountName"])["rules"]
+    assert rules == [{"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]}]
+
+
+def test_without_a_mixed_group_nothing_of_it_is_there(helm: Helm) -> None:
+    """No right to make pods, above all."""
+    rendered = helm.render(ON)
+    assert rendered.of("PriorityClass") == []
+    assert "reservation.yaml" not in rendered.one("ConfigMap", "tidegate-scheduler")["data"]
+    assert "reservation" not in str(rendered.pods()["tidegate-scheduler"])
+    assert not [one for one in rendered.of("Role") if "reservation" in one["metadata"]["name"]]
+
+
+def test_a_group_holds_gpus_or_is_mixed(helm: Helm) -> None:
+    group = {"name": "a", "nodeSelector": {"pool": "a"}, "gpus": 8, "mixed": True}
+    with pytest.raises(Refused, match="gpus"):
+        helm.render({"scheduler": {"nodeAgent": {"groups": [group]}}})
 
 
 def test_pipes_of_mps_are_mounted_only_where_they_are_asked_for(helm: Helm) -> None:

@@ -58,6 +58,7 @@ EVERYTHING: dict[str, Any] = {
             "groups": [
                 {"name": "large", "nodeSelector": {"nvidia.com/gpu.count": "8"}, "gpus": 8},
                 {"name": "edge", "nodeSelector": {"pool": "edge"}, "gpus": 0},
+                {"name": "mixed", "nodeSelector": {"pool": "mixed"}, "gpus": 0, "mixed": True},
             ],
         },
     },

@@ -26,16 +26,24 @@ from tests.scheduler_extender.fakes import (
 )
 
 CARD_MIB = 40_000
+OURS = "tidegate"  # the namespace of the extender
 
 
 def a_node(
-    name: str, *, cards: int = 2, memory_mib: int = CARD_MIB, model: str = "A", ill: int = 0
+    name: str,
+    *,
+    cards: int = 2,
+    memory_mib: int = CARD_MIB,
+    model: str = "A",
+    ill: int = 0,
+    mixed: bool = False,
 ) -> NodeSeen:
-    """The first `ill` cards are not healthy."""
+    """The first `ill` cards are not healthy. A mixed node's device plugin has all that are."""
     gpus = tuple(
         Card(f"GPU-{name}-{index}", memory_mib, healthy=index >= ill) for index in range(cards)
     )
-    return NodeSeen(name, f"uid-{name}", NodeReport(NodeGpus(name, gpus, model=model)))
+    report = NodeReport(NodeGpus(name, gpus, model=model), mixed=mixed)
+    return NodeSeen(name, f"uid-{name}", report, plugin=cards - ill if mixed else 0)
 
 
 @dataclass
@@ -49,7 +57,7 @@ class Extender:
 
     def __post_init__(self) -> None:
         clock = self.cluster.clock
-        self.state = ClusterState()
+        self.state = ClusterState(OURS)
         self.binds = Binds(self.state, binder=self.binder, lease=self.lease, now_s=clock.now_s)
         self.verbs = Verbs(self.state, self.binds)
         self.evictor = FakeEvictor(self.cluster, fate=self.binder._fate)

@@ -105,6 +105,10 @@ class FakeCluster:
             except Refused:
                 continue
 
+    def listed(self) -> list[Raw]:
+        """All that a list would hold now."""
+        return list(self.pods.values())
+
     def running(self) -> list[Raw]:
         """Pods that have what their annotations say."""
         return [
@@ -291,7 +295,7 @@ class FakeWatch:
     def begin_list(self) -> list[Raw]:
         """What a list will hold that is taken now; the watch goes on from here."""
         self._next = len(self._cluster.history)
-        return list(self._cluster.pods.values())
+        return self._cluster.listed()
 
     def finish_list(self, pods: list[Raw], *, began_s: float) -> None:
         for pod in pods:

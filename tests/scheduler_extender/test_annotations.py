@@ -294,17 +294,23 @@ def a_raw_node(report: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def test_a_report_is_read_back_as_it_was_written() -> None:
-    report = a_node("n", cards=4, ill=1).report
-    assert report is not None
-    again = read_report("n", write_report(report))
-    assert again.gpus == report.gpus
-    assert again.ill == (("GPU-n-0", "no reason given"),)
+    for mixed in (False, True):
+        report = a_node("n", cards=4, ill=1, mixed=mixed).report
+        assert report is not None
+        again = read_report("n", write_report(report))
+        assert again.gpus == report.gpus
+        assert again.ill == (("GPU-n-0", "no reason given"),)
+        assert again.mixed is mixed
 
 
-def test_a_node_tells_its_cpu_and_memory_rounded_down() -> None:
-    node = node_seen(a_raw_node({"version": 1, "cards": [{"uuid": "G", "memory_mib": 10}]}))
+def test_a_node_tells_its_cpu_and_memory_rounded_down_and_what_its_device_plugin_has() -> None:
+    raw = a_raw_node({"version": 1, "cards": [{"uuid": "G", "memory_mib": 10}]})
+    node = node_seen(raw)
     assert node.report is not None
     assert (node.report.gpus.cpu_milli, node.report.gpus.ram_mib) == (63500, 253)
+    assert node.plugin == 0
+    raw["status"]["allocatable"]["nvidia.com/gpu"] = "7"
+    assert node_seen(raw).plugin == 7
 
 
 @pytest.mark.parametrize(
@@ -319,6 +325,7 @@ def test_a_node_tells_its_cpu_and_memory_rounded_down() -> None:
         {"version": 1, "cards": [{"uuid": "G", "memory_mib": 1}] * 2},
         {"version": 1, "cards": [{"uuid": "G", "memory_mib": 1}], "links": [[0, 1]]},
         {"version": 1, "cards": [], "enforcement": "magic"},
+        {"version": 1, "cards": [], "mixed": "no"},
     ],
 )  # fmt: skip
 def test_a_report_of_another_form_is_told_and_not_guessed(report: dict[str, Any] | str) -> None:

@@ -43,7 +43,7 @@ class Story:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.clock = Clock()
-        self.cluster = FakeCluster(self.clock)
+        self.cluster = self.make_cluster()
         self.names = 0
         self.checked = -1
         self.tasks: set[asyncio.Task[str]] = set()
@@ -52,17 +52,22 @@ class Story:
         self.settling = asyncio.create_task(self.settle(self.leader))
         self.preempting = asyncio.create_task(self.preempt(self.leader))
 
+    def make_cluster(self) -> FakeCluster:
+        return FakeCluster(self.clock)
+
     def begin(self) -> Extender:
         """A new process that has just won the Lease, and lists after that."""
-        binder = FakeBinder(
+        self.renewed_at_s = self.clock.s
+        self.listing: tuple[list[dict[str, Any]], float] | None = None
+        return Extender(self.cluster, NODES, self.make_binder())
+
+    def make_binder(self) -> FakeBinder:
+        return FakeBinder(
             self.cluster,
             fate=lambda: self.chance.choice(FATES),
             delay_s=lambda: self.chance.uniform(0, BIND_S),
             gated=lambda: self.chance.random() < 0.5,
         )
-        self.renewed_at_s = self.clock.s
-        self.listing: tuple[list[dict[str, Any]], float] | None = None
-        return Extender(self.cluster, NODES, binder)
 
     async def step(self) -> None:
         acts = [self.arrive] * 8 + [self.retry] * 6 + [self.answer] * 14 + [self.hear] * 8
@@ -190,7 +195,7 @@ class Story:
 
     async def hand_over(self) -> None:
         """Cut off from the API server it steps back; stopped in good order it leaves at once."""
-        if self.leader.binds.settled:
+        if self.may_leave:
             self.leader.lease.leading = False
             self.cluster.land_late()
             self.leader = self.begin()
@@ -201,6 +206,11 @@ class Story:
             self.leader.binder.go()
             await asyncio.sleep(0)
         await self.crash()
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether nothing that was asked for can still take effect."""
+        return self.leader.binds.settled
 
     @property
     def settled(self) -> bool:

@@ -79,11 +79,11 @@ class BindingApiServer(FakeApiServer):
             await self.remove(place.path.removesuffix("/eviction"))
         return _json({"kind": "Status", "status": "Success"}, status=201)
 
-    async def put_node(self, name: str, *, cards: int = 2) -> None:
-        report = a_node(name, cards=cards).report
+    async def put_node(self, name: str, *, cards: int = 2, mixed: bool = False) -> None:
+        report = a_node(name, cards=cards, mixed=mixed).report
         assert report is not None
         meta = {"name": name, "annotations": {GPUS: write_report(report)}}
-        status = {"allocatable": {"cpu": "64", "memory": "256Gi"}}
+        status = {"allocatable": {"cpu": "64", "memory": "256Gi", "nvidia.com/gpu": str(cards)}}
         await self.put(f"/api/v1/nodes/{name}", {"metadata": meta, "spec": {}, "status": status})
 
     async def put_pod(self, pod: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +111,9 @@ async def a_process(
     *,
     ready: bool = True,
     pages: socket.socket | None = None,
+    **more: Any,
 ) -> AsyncIterator["tuple[httpx.AsyncClient, asyncio.Task[None]]"]:
-    settings = Settings(port=0, kubeconfig=server.kubeconfig(folder), audit_s=5.0)
+    settings = Settings(port=0, kubeconfig=server.kubeconfig(folder), audit_s=5.0, **more)
     taken = bound(settings.host, settings.port)
     host, port = taken.getsockname()
     async with Api(settings.kubeconfig) as api:

@@ -41,7 +41,7 @@ def test_hopeless_nodes_are_told_apart_from_full_ones() -> None:
 def test_a_node_with_ill_cards_may_get_better() -> None:
     extender = an_extender(a_node("n", cards=2, ill=2))
     assert extender.filter(a_pod("p", annotations=WHOLE), "n")["FailedNodes"] == {
-        "n": "GPUs unhealthy or cordoned"
+        "n": "GPUs unhealthy, cordoned or not reserved"
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Final
 
+import numpy as np
 import structlog
 
 from autoscaler.adapters.kubernetes.cluster import Governed, KubernetesCluster
@@ -124,10 +125,20 @@ class KubernetesBudget:
                 self._fleet.remove_node(name)
             return
         pods = self._on.get(name, {}).values()
-        row = self._fleet.set_node(node.beside(sum(pod.plugin for pod in pods)))
+        used = sum(pod.plugin for pod in pods)
+        row = self._fleet.set_node(node.beside(used))
         for pod in pods:
             if pod.granted is not None:
                 self._take(row, pod.granted)
+        if node.mixed:
+            self._keep(row, of=len(node.gpus.cards), idle=node.left(used))
+
+    def _keep(self, row: int, *, of: int, idle: int) -> None:
+        """Of the first cards of a node, those that pods share, and so many that nobody has."""
+        fleet = self._fleet
+        unused = fleet.slots_free[row, :of] == fleet.slots_total[row, :of]
+        for card in np.flatnonzero(unused & fleet.usable[row, :of])[idle:]:
+            fleet.set_usable(row, card=int(card), usable=False)
 
     def _take(self, row: int, granted: Granted) -> None:
         """As much of it as the cards have: who has too much is the extender's to find out."""

@@ -41,16 +41,24 @@ class GpuUse:
 
 @dataclass(frozen=True, slots=True)
 class GpuNode:
-    """The cards that a node reports, and how many its device plugin gives out."""
+    """The cards that a node reports, and how many its device plugin gives out.
+
+    `mixed`: these are the same cards, and a pod that is the first on one takes it from the plugin.
+    """
 
     gpus: NodeGpus
     plugin: int = 0
+    mixed: bool = False
+
+    def left(self, used: int) -> int:
+        """What the device plugin has with `used` of its taken."""
+        return max(self.plugin - used, 0)
 
     def beside(self, used: int) -> NodeGpus:
         """As the core sees it, with `used` of the device plugin's taken."""
         name = self.gpus.name
-        left = range(max(self.plugin - used, 0))
-        unnamed = (Card(f"{name}/{n}", 1, slots=1, profile=PLUGIN) for n in left)
+        left = self.left(used)
+        unnamed = (Card(f"{name}/{n}", 1, slots=1, profile=PLUGIN) for n in range(left))
         return replace(self.gpus, cards=(*self.gpus.cards, *unnamed))
 
 
@@ -113,7 +121,8 @@ def node(raw: Raw) -> GpuNode | None:
     if not told.cards and not plugin:
         return None
     model = told.model or (meta.get("labels") or {}).get(PRODUCT, "")
-    return GpuNode(NodeGpus(seen.name, told.cards, model), plugin)
+    mixed = seen.report is not None and seen.report.mixed
+    return GpuNode(NodeGpus(seen.name, told.cards, model), plugin, mixed)
 
 
 def _granted(annotations: Mapping[str, str]) -> Granted | None:

@@ -53,12 +53,14 @@ def a_node(
     model: str = "",
     report: str = "",
     ready: str = "True",
+    mixed: bool = False,
     **spec: object,
 ) -> Raw:
     """`cards` that its agent reports, `plugin` that a device plugin gives out."""
     told = {
         "version": 1,
         "cards": [{"uuid": f"GPU-{name}-{i}", "memory_mib": CARD_MIB} for i in range(cards)],
+        "mixed": mixed,
     }
     report = report or (orjson.dumps(told).decode() if cards else "")
     return {
@@ -290,6 +292,24 @@ async def put_service(
 
 def count_of(server: FakeApiServer) -> object:
     return server.objects["apps", "deployments", "team", "llm"]["spec"]["replicas"]
+
+
+async def test_of_a_mixed_node_the_cards_of_plain_pods_are_no_room_for_shares(
+    server: FakeApiServer, watched: Watched
+) -> None:
+    """Four cards: one is reserved and shared, two are plain pods', one is left to whoever comes."""
+    small, large = Demand(memory_mib=4_096), Demand(memory_mib=12_288)
+    await server.put(NODES.path("", "a"), a_node("a", cards=4, plugin=4, mixed=True))
+    await put_pod(server, "one", granted("a", 0))
+    await put_pod(server, "reserved", a_pod(node="a", plugin=1), namespace="tidegate")
+    await put_pod(server, "two", a_pod(node="a", plugin=2))
+    await watched.until_listed()
+    await watched.until_fit(1, large)
+    await watched.until_fit(2 + 5, small)
+    await watched.until_fit(1, Demand(profile=PLUGIN))
+    await put_pod(server, "three", a_pod(node="a", plugin=1))
+    await watched.until_fit(0, large)
+    await watched.until_fit(2, small)
 
 
 async def test_gpus_are_free_as_pods_come_and_go(server: FakeApiServer, watched: Watched) -> None:

@@ -150,7 +150,7 @@ def test_what_is_only_taken_now_is_refused_for_now() -> None:
     put(fleet, Demand(milli=1))
     assert refusal(fleet, Demand(milli=1)) == ("GPU slots exhausted", False)
     fleet.set_usable(0, card=0, usable=False)
-    assert refusal(fleet, Demand(milli=1)) == ("GPUs unhealthy or cordoned", False)
+    assert refusal(fleet, Demand(milli=1)) == ("GPUs unhealthy, cordoned or not reserved", False)
 
 
 def test_a_node_without_gpus_says_so() -> None:

@@ -193,6 +193,21 @@ async def test_once_writes_once_and_a_second_time_only_a_heartbeat(
     assert _healthy(server, 0)
 
 
+async def test_an_agent_of_a_mixed_node_says_so_with_and_without_a_driver(
+    server: NodesApiServer, tmp_path: Path
+) -> None:
+    settings = Settings("n1", server.kubeconfig(tmp_path), once=True, mixed=True)
+    for library in (
+        FakeNvml([FakeCard("GPU-1")]),
+        FakeNvml(broken=Error(pynvml.NVML_ERROR_UNKNOWN)),
+    ):
+        await _once(settings, library)
+        seen = node_seen(server.node)
+        assert seen.report is not None
+        assert seen.report.mixed
+        assert [card.uuid for card in seen.report.gpus.cards] == ["GPU-1"]
+
+
 @pytest.mark.parametrize(
     ("allocatable", "holds", "told"),
     [
@@ -214,6 +229,24 @@ async def test_gpus_that_the_device_plugin_may_give_to_others_get_no_pods(
     made = await _once(settings, FakeNvml([FakeCard("GPU-1")]))
     assert _healthy(server, 0) == (not told)
     assert all(told in why for _, why in made.report.ill)
+
+
+@pytest.mark.parametrize(
+    ("allocatable", "healthy"),
+    [
+        pytest.param({"nvidia.com/gpu": "8"}, True, id="whole ones"),
+        pytest.param({"nvidia.com/gpu": "8", "nvidia.com/mig-1g.10gb": "3"}, False, id="and MIG"),
+        pytest.param({"nvidia.com/gpu.shared": "32"}, False, id="shared ones"),
+    ],
+)
+async def test_on_a_mixed_node_the_device_plugin_may_give_out_whole_gpus_alone(
+    server: NodesApiServer, tmp_path: Path, allocatable: dict[str, str], healthy: bool
+) -> None:
+    await server.put(NODE, {**server.node, "status": {"allocatable": allocatable}})
+    settings = Settings("n1", server.kubeconfig(tmp_path), once=True, mixed=True)
+    made = await _once(settings, FakeNvml([FakeCard("GPU-1")]))
+    assert _healthy(server, 0) == healthy
+    assert all("mixed node" in why for _, why in made.report.ill)
 
 
 async def test_a_device_plugin_that_comes_later_is_noticed(
@@ -268,7 +301,18 @@ def test_the_command_prints_a_report_where_there_is_no_driver_or_one() -> None:
 
 
 def test_the_command_tells_every_problem_and_exits_with_2() -> None:
-    wrong = ["--json", "--enforcement", "hard", "--every-s", "0", "--kubeconfig", "/none"]
+    wrong = [
+        "--mixed",
+        "--holds",
+        "2",
+        "--json",
+        "--enforcement",
+        "hard",
+        "--every-s",
+        "0",
+        "--kubeconfig",
+        "/none",
+    ]
     wrong += ["--holds", "-1"]
     result = CliRunner().invoke(command, wrong, env={"NODE_NAME": ""})
     assert result.exit_code == 2
@@ -276,6 +320,12 @@ def test_the_command_tells_every_problem_and_exits_with_2() -> None:
     assert len(lines) == 6
     assert all(line.startswith("tidegate node-agent: --") for line in lines)
     assert any("auto, none, cooperative, mps, dmem" in line for line in lines)
+
+
+def test_an_agent_of_a_mixed_node_holds_nothing() -> None:
+    result = CliRunner().invoke(command, ["--mixed", "--holds", "2", "--node", "n1"])
+    assert result.exit_code == 2
+    assert "--holds 2: 0 with --mixed" in result.stderr
 
 
 def _healthy(server: NodesApiServer, index: int) -> bool:
