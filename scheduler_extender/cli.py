@@ -8,9 +8,10 @@ import typer
 
 from scheduler_extender import logs
 from scheduler_extender.errors import BadInput, ExtenderError
-from scheduler_extender.settings import Settings, listen_address
+from scheduler_extender.settings import PlaceholderSettings, Settings, labels, listen_address
 
 DEFAULTS = Settings()
+PLACEHOLDERS = DEFAULTS.placeholders
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -57,13 +58,47 @@ def extender(
     audit_s: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between two audits of all GPUs.")
     ] = DEFAULTS.audit_s,
+    placeholders: Annotated[
+        bool,
+        typer.Option(
+            "--placeholders",
+            help="For GPU pods that fit nowhere make placeholder pods, for which cluster "
+            "autoscalers add nodes.",
+        ),
+    ] = PLACEHOLDERS.enabled,
+    most_placeholders: Annotated[
+        int, typer.Option(metavar="COUNT", help="Placeholders at the same time.")
+    ] = PLACEHOLDERS.most,
+    gpu_nodes: Annotated[
+        str,
+        typer.Option(
+            metavar="LABEL=VALUE,…",
+            help="Labels of nodes with GPUs; placeholders go nowhere else.",
+        ),
+    ] = ",".join(f"{key}={value}" for key, value in PLACEHOLDERS.node_selector),
+    placeholder_image: Annotated[
+        str, typer.Option(metavar="IMAGE", help="Of placeholders: one that does nothing.")
+    ] = PLACEHOLDERS.image,
+    placeholder_priority: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of placeholders: a PriorityClass that evicts nobody."),
+    ] = PLACEHOLDERS.priority_class,
 ) -> None:
     """Place pods on GPUs for a kube-scheduler: whole ones, shares of memory and compute, MIG."""
     logs.configure()
     try:
         host, port = listen_address(listen)
         told = listen_address(pages, option="--pages") if pages else None
-        settings = Settings(host, port, kubeconfig, lease, namespace, audit_s, told)
+        settings = Settings(
+            host, port, kubeconfig, lease, namespace, audit_s, told,
+            PlaceholderSettings(
+                placeholders,
+                most_placeholders,
+                labels(gpu_nodes, option="--gpu-nodes"),
+                placeholder_image,
+                placeholder_priority,
+            ),
+        )  # fmt: skip
         settings.validate()
         from scheduler_extender.process import run
 

@@ -55,6 +55,8 @@ class StateCollector(Collector):
             ("held_pods", "Pods whose Binding is not answered.", stages.count(Stage.HELD)),
             ("bound_pods", "Pods that have GPUs.", stages.count(Stage.BOUND)),
             ("waiting_pods", "Pods that found no room.", len(state.waiting)),
+            ("placeholders", "Pods for which cluster autoscalers are to add nodes.",
+             len(state.placeholders)),
             ("doubts", "Contradictions between annotations and state.", len(state.doubts())),
             ("cordoned_gpus", "GPUs that get no pods, being in doubt.",
              sum(map(len, state.cordoned.values()))),

@@ -8,6 +8,7 @@ from typing import Protocol
 from scheduler_extender.core.annotations import PodSeen, Unclear
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
+from scheduler_extender.placeholders import Wanted
 from scheduler_extender.waiting import Waiting
 
 
@@ -76,6 +77,16 @@ class Retries(Protocol):
         ...
 
 
+class Placeholders(Protocol):
+    """Raises `Refused`, `Unreachable`."""
+
+    async def make(self, wanted: Wanted) -> None: ...
+
+    async def remove(self, pod: PodSeen) -> None:
+        """At once. `NotFound` where it is gone."""
+        ...
+
+
 class Lease(Protocol):
     @property
     def leading(self) -> bool:
@@ -87,3 +98,5 @@ class Reporter(Protocol):
     """Tells people. Nobody waits for it, and nothing fails by it."""
 
     def warn(self, *, node: NodeSeen, reason: str, message: str) -> None: ...
+
+    def tell_pod(self, pod: PodSeen, *, reason: str, message: str) -> None: ...

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `tidegate extender` can be told. Every problem is told at once."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,34 @@ from typing import Final
 from scheduler_extender.errors import BadInput
 
 LEAST_AUDIT_S: Final = 5.0
+MOST_PLACEHOLDERS: Final = 100
+_LABEL: Final = re.compile(r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceholderSettings:
+    """Of placeholder pods; see docs/extender.md."""
+
+    enabled: bool = False
+    most: int = 4  # at the same time: nodes that are asked for
+    # Labels of the nodes that have GPUs, fresh ones too.
+    node_selector: tuple[tuple[str, str], ...] = (("nvidia.com/gpu.present", "true"),)
+    image: str = "registry.k8s.io/pause:3.10"
+    priority_class: str = "tidegate-placeholder"
+
+    def problems(self) -> list[str]:
+        found = []
+        if not 1 <= self.most <= MOST_PLACEHOLDERS:
+            found.append(
+                f"--most-placeholders {self.most}: a number from 1 to {MOST_PLACEHOLDERS}; leave "
+                "out --placeholders to have none"
+            )
+        if not self.image:
+            found.append("--placeholder-image: empty; name an image that does nothing")
+        if not self.priority_class:
+            found.append("--placeholder-priority: empty; name a PriorityClass that evicts nobody")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +48,7 @@ class Settings:
     namespace: str = ""  # of the Lease; empty: the pod's, or the kubeconfig context's
     audit_s: float = 60.0  # seconds between two audits of all cards
     pages: tuple[str, int] | None = None  # where health and metrics are told too, and no verb
+    placeholders: PlaceholderSettings = PlaceholderSettings()
 
     def validate(self) -> None:
         """Raises `BadInput` with a line for each problem."""
@@ -39,8 +69,21 @@ class Settings:
                 f"--pages: port {self.port} is that of --listen; verbs are told from pages by the "
                 "port, so choose another"
             )
+        problems += self.placeholders.problems()
         if problems:
             raise BadInput(*problems)
+
+
+def labels(text: str, *, option: str) -> tuple[tuple[str, str], ...]:
+    """From `nvidia.com/gpu.present=true,pool=gpu`. Raises `BadInput`."""
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    if not all(_LABEL.fullmatch(key) and equals and _VALUE.fullmatch(value)
+               for key, equals, value in pairs):  # fmt: skip
+        raise BadInput(
+            f"{option} {text}: LABEL=VALUE, several with commas, such as "
+            "nvidia.com/gpu.present=true; labels that every node with GPUs has"
+        )
+    return tuple((key, value) for key, _, value in pairs)
 
 
 def listen_address(text: str, *, option: str = "--listen") -> tuple[str, int]:

@@ -65,6 +65,8 @@ class ClusterState:
         self.waiting = WaitingPods(self.fleet)
         self.nodes: dict[str, NodeSeen] = {}
         self.pods: dict[str, PodSeen] = {}  # by UID: those that the watch shows on a node
+        self.unplaced: dict[str, PodSeen] = {}  # by UID: unschedulable, by kube-scheduler's word
+        self.placeholders: dict[str, PodSeen] = {}  # by UID
         self.nodes_synced = False
         self.pods_synced = False
         self._charges: dict[str, _Charge] = {}  # by UID
@@ -114,6 +116,8 @@ class ClusterState:
         if pod.node:
             self._unseen.pop(pod.uid, None)
             self.waiting.over(pod.uid)
+        _note(self.unplaced, pod, pod.unplaced is not None)
+        _note(self.placeholders, pod, bool(pod.placeholder) and not pod.ended)
         self._pod(pod)
 
     def pod_read(self, pod: PodSeen, *, now_s: float) -> None:
@@ -130,12 +134,15 @@ class ClusterState:
         pod = self.pods.pop(uid, None)
         if pod is not None:
             self._on[pod.node].discard(uid)
+        self.unplaced.pop(uid, None)
+        self.placeholders.pop(uid, None)
         self.waiting.over(uid)
         self._release(uid)
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
         """What was bound or held after the list began may be missing in it."""
-        for uid in self.pods.keys() - uids - self._unseen.keys():
+        noted = self.pods.keys() | self.unplaced.keys() | self.placeholders.keys()
+        for uid in noted - uids - self._unseen.keys():
             self.pod_gone(uid)
         for unseen in tuple(self._unseen.values()):
             if unseen.uid not in uids and unseen.since_s < began_s:
@@ -356,6 +363,13 @@ class ClusterState:
     def _uuids(self, node: str) -> tuple[str, ...]:
         known = self.fleet.nodes.get(node)
         return tuple(card.uuid for card in known.cards) if known else ()
+
+
+def _note(pods: dict[str, PodSeen], pod: PodSeen, concerned: bool) -> None:
+    if concerned:
+        pods[pod.uid] = pod
+    else:
+        pods.pop(pod.uid, None)
 
 
 def _fact(pod: PodSeen) -> Fact:

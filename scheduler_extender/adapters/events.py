@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warnings on nodes that `kubectl describe` shows. Nobody waits for one; none fails anything."""
+"""Warnings on nodes and pods for `kubectl describe`. Nobody waits for one; none fails anything."""
 
 import asyncio
 import time
@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import structlog
 
-from scheduler_extender.adapters.api import Api
+from scheduler_extender.adapters.api import Api, Raw
+from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.errors import Refused, Unreachable
 
@@ -34,32 +35,47 @@ class KubernetesReporter:
         self._writing: set[asyncio.Task[None]] = set()
 
     def warn(self, *, node: NodeSeen, reason: str, message: str) -> None:
-        key, now_s = (node.name, reason, message), self._now_s()
+        regarding = {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
+        self._say({"regarding": regarding, "reason": reason, "action": "Counting"}, message)
+
+    def tell_pod(self, pod: PodSeen, *, reason: str, message: str) -> None:
+        regarding = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "namespace": pod.namespace,
+            "name": pod.name,
+            "uid": pod.uid,
+        }
+        self._say({"regarding": regarding, "reason": reason, "action": "Scheduling"}, message)
+
+    def _say(self, event: Raw, message: str) -> None:
+        """Unless it was said of late."""
+        key, now_s = (event["regarding"]["uid"], event["reason"], message), self._now_s()
         self._said = {old: at for old, at in self._said.items() if now_s - at < SAME_S}
         if key in self._said or len(self._said) >= MOST_SAID:
             return
         self._said[key] = now_s
-        log.warning(message, node=node.name, reason=reason)
-        task = asyncio.create_task(self._write(node, reason, message))
+        log.warning(message, regarding=event["regarding"]["name"], reason=event["reason"])
+        task = asyncio.create_task(self._write(event, message))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    async def _write(self, node: NodeSeen, reason: str, message: str) -> None:
-        event = {
+    async def _write(self, event: Raw, message: str) -> None:
+        named, namespace = event["regarding"]["name"], event["regarding"].get("namespace")
+        namespace = namespace or "default"
+        body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{node.name}.{uuid4().hex[:16]}", "namespace": "default"},
+            "metadata": {"name": f"{named}.{uuid4().hex[:16]}", "namespace": namespace},
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "type": "Warning",
-            "reason": reason,
             "note": message[:NOTE_CHARS],
-            "action": "Counting",
             "reportingController": "tidegate.dev/extender",
             "reportingInstance": self._instance,
-            "regarding": {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid},
+            **event,
         }
         try:
-            path = "/apis/events.k8s.io/v1/namespaces/default/events"
-            await self._api.ask("POST", path, body=event, timeout_s=10.0)
+            path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+            await self._api.ask("POST", path, body=body, timeout_s=10.0)
         except (Refused, Unreachable) as trouble:
             log.warning("an Event was not written", why=str(trouble))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import orjson
+
 from scheduler_extender.core import quantity
 from scheduler_extender.core.demand import Demand, Policy
 from scheduler_extender.core.gpus import Grant
@@ -41,8 +43,12 @@ GRANTED_UUIDS: Final = f"{PREFIX}gpu-uuids"
 GRANTED_MIB: Final = f"{PREFIX}gpu-mem-mib"
 GRANTED_CORE: Final = f"{PREFIX}gpu-core-percent"
 GRANTED_MESH: Final = f"{PREFIX}gpu-mesh"  # only of pods of a mesh
+# Labels of pods.
+HAS_GPUS: Final = f"{PREFIX}has-gpus"  # "true", written with the grant
+PLACEHOLDER: Final = f"{PREFIX}placeholder"  # for the pods of which pool; see `placeholders`
 
 MOST_CARDS: Final = 64
+REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"  # of an affinity
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 _PERCENT: Final = re.compile(r"([1-9][0-9]?|100)%?")
 _PROFILE: Final = re.compile(r"[0-9]+g\.[0-9]+gb(\+[a-z0-9.]+)?")
@@ -69,10 +75,24 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
+class Unplaced:
+    """Of a pod that kube-scheduler calls unschedulable, and that asks for GPUs.
+
+    `pool`: which nodes it may use, as JSON of the fields of its spec that say so. `nominated`: the
+    node where it goes once those are gone that were evicted for it.
+    """
+
+    demand: Demand
+    pool: str
+    nominated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
-    `wish`: of pods with a grant; what to expect is learned from it after a restart.
+    `wish`: of pods with a grant; what to expect is learned from it after a restart. `deleting`: it
+    is on its way out. `placeholder`: the value of that label.
     """
 
     uid: str
@@ -86,6 +106,9 @@ class PodSeen:
     granted: Granted | None = None
     wish: Demand | None = None
     unread: str = ""
+    unplaced: Unplaced | None = None
+    deleting: bool = False
+    placeholder: str = ""
 
 
 def pod_seen(raw: Raw) -> PodSeen:
@@ -109,7 +132,28 @@ def pod_seen(raw: Raw) -> PodSeen:
         granted=granted,
         wish=wish if isinstance(wish, Demand) else None,
         unread=unread,
+        unplaced=_unplaced(raw),
+        deleting=bool(meta.get("deletionTimestamp")),
+        placeholder=(meta.get("labels") or {}).get(PLACEHOLDER) or "",
     )
+
+
+def _unplaced(raw: Raw) -> Unplaced | None:
+    spec, status = raw.get("spec") or {}, raw.get("status") or {}
+    told = [one for one in status.get("conditions") or () if one.get("type") == "PodScheduled"]
+    if spec.get("nodeName") or not any(one.get("reason") == "Unschedulable" for one in told):
+        return None
+    demand = demand_of(raw)
+    if isinstance(demand, Unclear) or not demand.cards:
+        return None
+    node_affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    pool = {
+        "nodeSelector": spec.get("nodeSelector") or {},
+        "affinity": node_affinity.get(REQUIRED),
+        "tolerations": spec.get("tolerations") or [],
+    }
+    text = orjson.dumps(pool, option=orjson.OPT_SORT_KEYS).decode()
+    return Unplaced(demand, text, status.get("nominatedNodeName") or "")
 
 
 def grant_annotations(grant: Grant) -> dict[str, str]:
