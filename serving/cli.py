@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from serving.catalog import ModelFile, model_file
+from serving.core.share import Share, Unreadable, share_of
 from serving.engines import FORMATS
 from serving.errors import BadInput
 from serving.settings import (
@@ -42,8 +43,12 @@ more; whoever still comes is answered with Connection: close, for --linger-s; th
 taken in, what is in flight is finished, idle connections are closed, and the worker leaves. Ctrl-C:
 the same without lingering. A second signal ends it at once.
 
-Exit status: 0 after SIGTERM, 1 when a model does not load or requests had to be cut off, 2 when
-what was typed cannot be used.
+Models run on the CPU. In a pod with a share of GPUs (docs/worker.md) the worker keeps to it: where
+TIDEGATE_GPU_UUIDS names other GPUs than NVIDIA's driver shows it ends with status 1, CUDA is shown
+those alone, and models together take no more memory than TIDEGATE_GPU_MEMORY_MIB.
+
+Exit status: 0 after SIGTERM, 1 when a model does not load, GPUs are not those of the share, or
+requests had to be cut off, 2 when what was typed cannot be used.
 """
 
 
@@ -90,6 +95,7 @@ def worker(
 ) -> None:
     """Serve ONNX and scikit-learn models over HTTP."""
     try:
+        share = _share()
         settings = Settings(
             models=_models(model or [], unsafe_pickle=unsafe_pickle),
             host=host,
@@ -105,6 +111,7 @@ def worker(
             listen_late=listen_late,
             unsafe_pickle=unsafe_pickle,
             trusted_types=tuple(trust or ()),
+            memory_max_bytes=None if share is None else share.memory_bytes,
         )
         problems = settings.validate()
         if problems:
@@ -114,7 +121,15 @@ def worker(
         for problem in e.problems:
             typer.echo(f"tidegate worker: {problem}", err=True)
         raise typer.Exit(2) from None
-    raise typer.Exit(_run(settings, bound))
+    raise typer.Exit(_run(settings, bound, share=share))
+
+
+def _share() -> Share | None:
+    """What the pod was given of GPUs; None: nobody said. Raises BadInput."""
+    share = share_of(os.environ)
+    if isinstance(share, Unreadable):
+        raise BadInput(share.why)
+    return share
 
 
 def _models(texts: list[str], *, unsafe_pickle: bool) -> tuple[ModelFile, ...]:
@@ -146,11 +161,19 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _run(settings: Settings, bound: socket.socket) -> int:
+def _run(settings: Settings, bound: socket.socket, *, share: Share | None) -> int:
     # The libraries read these once, when they are imported; more threads than asked for also start
     # slower.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(settings.threads))
+    if share is not None:
+        from serving.gpus import WrongGpus, keep_to
+
+        try:
+            keep_to(share)
+        except WrongGpus as e:
+            typer.echo(f"tidegate worker: {e}", err=True)
+            return 1
     from serving.app import run
 
     return run(settings, bound)

@@ -76,6 +76,11 @@ class Settings:
     trusted_types: tuple[str, ...] = _knob(
         (), "type name", "A type that a .skops file may hold besides those known to be harmless."
     )
+    memory_max_bytes: int | None = _knob(
+        None,
+        "bytes",
+        "Most memory that all models may take together: the pod's share of GPUs; None: no limit.",
+    )
 
     def validate(self) -> list[str]:
         """All problems, each as name, value and allowed range; empty when there are none."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from serving.catalog import ModelFile
+from serving.core.share import no_room
 from serving.core.tensors import Tensors, TensorSpec, misfit
 from serving.engines import Engine, EngineModule, LoadOptions
 from serving.errors import BadRequest, ModelNotLoaded, NotFound, NotReady
@@ -116,12 +117,22 @@ class Worker:
         gc.disable()  # imports and models are garbage of no kind: a tenth of the time back
         try:
             for model in self.settings.models:
+                self._fit(model, model.path.stat().st_size)
                 loading = loop.run_in_executor(self._pool, _load, model, options)
                 await asyncio.wait({loading})
-                self._open(model, _result(model, loading))
+                loaded = _result(model, loading)
+                self._fit(model, loaded.size_bytes)
+                self._open(model, loaded)
         finally:
             gc.enable()
         gc.freeze()
+
+    def _fit(self, model: ModelFile, needs_bytes: int) -> None:
+        """Raises ModelNotLoaded where the models would take more than the pod's share."""
+        taken_bytes = sum(counts.loaded_bytes or 0 for counts in self.telemetry.models.values())
+        limit_bytes = self.settings.memory_max_bytes
+        if why := no_room(needs_bytes, taken_bytes=taken_bytes, limit_bytes=limit_bytes):
+            raise ModelNotLoaded(f"model {model.name!r} does not load: {why}")
 
     def _open(self, model: ModelFile, loaded: Loaded) -> None:
         counts = self.telemetry.models[model.name]

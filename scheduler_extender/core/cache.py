@@ -69,6 +69,6 @@ class ScoreCache:
 
     def _look(self) -> None:
         # What nodes there are decides how scarce a model is, so it touches every score.
-        self._outlook = Outlook.of(self._fleet, self._typical)
+        self._outlook = Outlook(self._fleet, self._typical)
         self._generation = self._fleet.generation
         self._kept.clear()

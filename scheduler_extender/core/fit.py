@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand
-from scheduler_extender.core.gpus import Fleet, Ints, Mask
+from scheduler_extender.core.gpus import Fleet, Ints, Mask, row_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +17,33 @@ class Refusal:
     permanent: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Where a demand fits: which of the rows that were asked for, and which of their cards."""
+
+    at: Ints  # indices into those rows
+    cards: Mask  # that could take their part of the demand, one at a time: [at, cards]
+
+
+def hosts(fleet: Fleet, demand: Demand, rows: Ints) -> Hosts:
+    """Those of `rows` that can host `demand` now."""
+    room = (demand.cpu_milli <= fleet.cpu_free.take(rows)) & fleet.present.take(rows)
+    room &= demand.ram_mib <= fleet.ram_free.take(rows)
+    if demand.cards and demand.models:
+        room &= permitted(fleet, demand)[fleet.model[rows]]
+    at = np.flatnonzero(room)
+    cards = cards_that_fit(fleet, demand, rows[at])
+    if not demand.cards:
+        return Hosts(at, cards)
+    enough = np.flatnonzero(row_sums(cards.view(np.int8)) >= demand.cards)
+    return Hosts(at[enough], cards.take(enough, axis=0))
+
+
 def fits(fleet: Fleet, demand: Demand, rows: Ints) -> Mask:
     """Which of `rows` can host `demand` now."""
-    room: Mask = (demand.cpu_milli <= fleet.cpu_free[rows]) & fleet.present[rows]
-    room &= demand.ram_mib <= fleet.ram_free[rows]
-    if not demand.cards:
-        return room
-    if demand.models:
-        room &= permitted(fleet, demand)[fleet.model[rows]]
-    room &= cards_that_fit(fleet, demand, rows).sum(axis=1) >= demand.cards
-    return room
+    found = np.zeros(len(rows), dtype=np.bool_)
+    found[hosts(fleet, demand, rows).at] = True
+    return found
 
 
 def permitted(fleet: Fleet, demand: Demand) -> Mask:
@@ -36,16 +53,17 @@ def permitted(fleet: Fleet, demand: Demand) -> Mask:
 
 def cards_that_fit(fleet: Fleet, demand: Demand, rows: Ints) -> Mask:
     """Which cards could take their part of `demand`, one at a time: [rows, cards]."""
-    ok: Mask = fleet.usable[rows] & (fleet.slots_free[rows] >= 1)
+    slots = fleet.slots_free.take(rows, axis=0)
+    ok: Mask = fleet.usable.take(rows, axis=0) & (slots >= 1)
     if demand.profile or len(fleet.profiles) > 1:
-        ok &= fleet.profile[rows] == _profile(fleet, demand)
+        ok &= fleet.profile.take(rows, axis=0) == _profile(fleet, demand)
     if demand.exclusive:
-        ok &= fleet.slots_free[rows] == fleet.slots_total[rows]
+        ok &= slots == fleet.slots_total.take(rows, axis=0)
         return ok
     # At least one thousandth: a share without a claim on compute still needs some to be left.
-    ok &= fleet.milli_free[rows] >= max(demand.milli, 1)
+    ok &= fleet.milli_free.take(rows, axis=0) >= max(demand.milli, 1)
     if demand.memory_mib or demand.memory_milli:
-        ok &= fleet.memory_free[rows] >= fleet.memory_need(demand, rows)
+        ok &= fleet.memory_free.take(rows, axis=0) >= fleet.memory_need(demand, rows)
     return ok
 
 

@@ -4,83 +4,126 @@
 The fragments of a node are its idle GPUs less what of them the expected pods could use, in the
 mean over those pods (Weng et al., "Beware of Fragmentation", USENIX ATC 2023). A pod can use all
 cards that are free enough for it, or none if the node cannot host it now.
+
+Shapes that need the same of a card share a level. A row is summed up as one number a level: how
+many of its cards are free enough, and how much of them is free. All else is looked up by those.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand
-from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask
+from scheduler_extender.core.gpus import Fleet, Floats, Ints, row_sums
 from scheduler_extender.core.typical import Typical
 
-_NEVER = 1 << 30  # cards: more than any node has
+Sums = NDArray[np.int32]
+
 _SHIFT = 20  # bits for the thousandths of a node's cards; the bits above count cards
 _ONE = np.int32(1 << _SHIFT)
+_MOST_MIB = 1 << 40  # of a card: no need is more, so that it may be multiplied
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Rows as they are now."""
+
+    rows: Ints
+    sums: Sums  # of their cards at each level: [rows, levels]
+    part: Ints  # thousandths free of each card: [rows, cards]
+    idle: Ints  # and of all cards
+    usable: Ints  # what of that is of use to the expected pods, in units of UNIT
+
+
 class Outlook:
-    """The expected shapes as arrays [shapes], against the fleet they are expected on."""
+    """The expected shapes, against the fleet they are expected on; good until nodes come or go.
 
-    level: Ints  # index into `levels`
-    levels: Ints  # distinct needs of compute, thousandths of a card
-    level_mib: Ints  # and of memory
-    cards: Ints
-    cpu_milli: Ints
-    weight: Ints
-    allowed: Mask | None  # [models, shapes]; None: all
-    contention: Floats  # [models]: GPUs that pods insist on, over GPUs that there are
-    cpu_per_gpu: float | None
+    What is known of a row is kept until its version changes.
+    """
 
-    @staticmethod
-    def of(fleet: Fleet, typical: Typical) -> "Outlook":
-        """Look at `fleet` as it is; look again when nodes come or go."""
-        shapes = typical.shapes
-        needs = [_need(shape) for shape in shapes]
-        levels = sorted(set(needs))
-        allowed = None
-        if any(shape.models for shape in shapes):
-            allowed = np.array(
-                [[not s.models or model in s.models for s in shapes] for model in fleet.models]
-            )
-        return Outlook(
-            level=np.array([levels.index(need) for need in needs], dtype=np.int64),
-            levels=np.array([milli for milli, _ in levels], dtype=np.int64),
-            level_mib=np.array([mib for _, mib in levels], dtype=np.int64),
-            # A pod without GPUs, or with a MIG instance, can use no idle card.
-            cards=np.array([s.cards if s.cards and not s.profile else _NEVER for s in shapes]),
-            cpu_milli=np.array([shape.cpu_milli for shape in shapes], dtype=np.int64),
-            weight=np.array(typical.weights, dtype=np.int64),
-            allowed=allowed,
-            contention=_contention(fleet, typical),
-            cpu_per_gpu=typical.cpu_per_gpu,
+    def __init__(self, fleet: Fleet, typical: Typical) -> None:
+        self.cpu_per_gpu = typical.cpu_per_gpu
+        self.contention = _contention(
+            fleet, typical
+        )  # [models]: GPUs insisted on, over those there
+        self.total = max(sum(typical.weights), 1)
+        self._fleet = fleet
+        # A pod without GPUs, or with a MIG instance, can use no idle card.
+        weighed = zip(typical.shapes, typical.weights, strict=True)
+        shapes = [(shape, weight) for shape, weight in weighed if shape.cards and not shape.profile]
+        levels = sorted({_need(shape) for shape, _ in shapes})
+        self._need = _needs(fleet, levels)
+        self._cpus = np.array(sorted({shape.cpu_milli for shape, _ in shapes}), dtype=np.float64)
+        self._by_model = any(shape.models for shape, _ in shapes)
+        self._weight = self._weights(shapes, levels)
+        self._version = np.full(fleet.rows, -1)
+        self._part = np.zeros((fleet.rows, fleet.width), dtype=np.int64)
+        self._idle = np.zeros(fleet.rows, dtype=np.int64)
+        self._sums = np.zeros((fleet.rows, len(levels)), dtype=np.int32)
+        self._usable = np.zeros(fleet.rows, dtype=np.int64)
+
+    def now(self, rows: Ints) -> Standing:
+        """These rows as they are."""
+        fleet = self._fleet
+        stale = rows[self._version.take(rows) != fleet.version.take(rows)]
+        if len(stale):
+            part = free_part(fleet, stale)
+            sums = self._counted(fleet.size.take(stale, axis=0), part)
+            self._part[stale], self._idle[stale] = part, row_sums(part)
+            self._sums[stale] = sums
+            self._usable[stale] = self._of_use(stale, sums, fleet.cpu_free[stale])
+            self._version[stale] = fleet.version[stale]
+        return Standing(
+            rows,
+            self._sums.take(rows, axis=0),
+            self._part.take(rows, axis=0),
+            self._idle.take(rows),
+            self._usable.take(rows),
         )
 
-    def usable(self, part: Ints, total_mib: Ints, *, cpu: Floats, model: Ints) -> Ints:
-        """Thousandths of GPUs that are of use to the expected pods: [rows], in units of UNIT.
+    def usable(self, rows: Ints, part: Ints, *, cpu: Floats) -> Ints:
+        """What would be of use of these rows, were `part` of their cards and `cpu` milli free."""
+        return self._of_use(rows, self._counted(self._fleet.size.take(rows, axis=0), part), cpu)
 
-        `part`: thousandths free, [rows, cards]; `total_mib`: the cards' memory; `cpu`: milli free.
-        """
-        if not len(self.levels):
-            return np.zeros(len(part), dtype=np.int64)
-        need: Any = self.levels
-        if self.level_mib.any():
-            total = np.maximum(total_mib, 1)[:, :, None]
-            need = np.maximum(need, -(-self.level_mib * WHOLE_MILLI // total))
-        # One sum gives both how many cards would host it and how much of them is free.
+    def usable_after(self, now: Standing, cards: Ints, left: Ints, *, cpu: Floats) -> Ints:
+        """The same, where only these cards of each row change, to what is `left`: [rows, some]."""
+        size = self._fleet.size[now.rows[:, None], cards]
+        before = np.take_along_axis(now.part, cards, axis=1)
+        sums = now.sums + self._counted(size, left) - self._counted(size, before)
+        return self._of_use(now.rows, sums, cpu)
+
+    def _counted(self, size: Ints, part: Ints) -> Sums:
+        """Cards that are free enough for each level, and how much of them is: [rows, levels]."""
         free = part.astype(np.int32)[:, :, None]
-        sums = np.where(free >= need.astype(np.int32), free + _ONE, 0).sum(axis=1, dtype=np.int32)
-        sums = sums[:, self.level]
-        enough: Mask = (sums >> _SHIFT) >= self.cards
-        enough &= cpu[:, None] >= self.cpu_milli
-        if self.allowed is not None:
-            enough &= self.allowed[model]
-        of_use = (sums & (_ONE - 1)) * enough
-        # Every partial sum is a whole number below 2^53, so the floats are exact in any order.
-        found: Ints = (of_use.astype(np.float64) @ self.weight.astype(np.float64)).astype(np.int64)
+        # Multiplied, for a choice by `where` takes far longer.
+        sums: Sums = row_sums((free >= self._need.take(size, axis=0)) * (free + _ONE))
+        return sums
+
+    def _of_use(self, rows: Ints, sums: Sums, cpu: Floats) -> Ints:
+        _, levels, counts = self._weight.shape
+        host: Any = np.searchsorted(self._cpus, cpu, side="right")
+        if self._by_model:
+            host += (len(self._cpus) + 1) * self._fleet.model[rows]
+        at = host[:, None] * (levels * counts) + np.arange(0, levels * counts, counts)
+        at += sums >> _SHIFT
+        found: Ints = np.einsum("ij,ij->i", self._weight.take(at), sums & (_ONE - 1))
         return found
+
+    def _weights(self, shapes: list[tuple[Demand, int]], levels: list[tuple[int, int]]) -> Ints:
+        """Weight of the shapes that can be hosted: [models and CPU, levels, cards free enough].
+
+        By the host's model and how many of the CPU needs it has room for.
+        """
+        models = self._fleet.models if self._by_model else [""]
+        cpus, counts = len(self._cpus) + 1, self._fleet.width + 1
+        by_host = np.zeros((len(models), cpus, len(levels), counts), dtype=np.int64)
+        for shape, weight in shapes:
+            may = [not shape.models or model in shape.models for model in models]
+            room = int(np.searchsorted(self._cpus, shape.cpu_milli, side="right"))
+            by_host[may, room:, levels.index(_need(shape)), shape.cards :] += weight
+        return by_host.reshape(len(models) * cpus, len(levels), counts)
 
 
 def free_part(fleet: Fleet, rows: Ints) -> Ints:
@@ -88,26 +131,34 @@ def free_part(fleet: Fleet, rows: Ints) -> Ints:
 
     A MIG instance, or a card that may not be used, is nothing to a pod that wants a card.
     """
-    total = np.maximum(fleet.memory_total[rows], 1)
-    part = np.minimum(fleet.memory_free[rows] * WHOLE_MILLI // total, fleet.milli_free[rows])
-    part *= fleet.usable[rows] & (fleet.profile[rows] == 0)
+    total = np.maximum(fleet.memory_total.take(rows, axis=0), 1)
+    memory = fleet.memory_free.take(rows, axis=0) * WHOLE_MILLI // total
+    part: Ints = np.minimum(memory, fleet.milli_free.take(rows, axis=0))
+    part *= fleet.usable.take(rows, axis=0) & (fleet.profile.take(rows, axis=0) == 0)
     return part
 
 
-def fragments(fleet: Fleet, outlook: Outlook, rows: Ints) -> Floats:
+def fragments(outlook: Outlook, rows: Ints) -> Floats:
     """Idle thousandths of GPUs that the expected pods cannot use, in the mean: [rows]."""
-    part = free_part(fleet, rows)
-    cpu, model = fleet.cpu_free[rows], fleet.model[rows]
-    usable = outlook.usable(part, fleet.memory_total[rows], cpu=cpu, model=model)
-    total = max(int(outlook.weight.sum()), 1)
-    found: Floats = part.sum(axis=1) - usable / total
+    now = outlook.now(rows)
+    found: Floats = now.idle - now.usable / outlook.total
     return found
 
 
 def _need(shape: Demand) -> tuple[int, int]:
+    """Of one card: thousandths of its compute, and MiB."""
     if shape.exclusive:
         return WHOLE_MILLI, 0
     return max(shape.milli, shape.memory_milli, 1), shape.memory_mib
+
+
+def _needs(fleet: Fleet, levels: list[tuple[int, int]]) -> Sums:
+    """In thousandths of a card of each size: [sizes, levels]."""
+    total = np.maximum(np.array(list(fleet.sizes), dtype=np.int64), 1)[:, None]
+    milli = np.array([milli for milli, _ in levels], dtype=np.int64)
+    mib = np.array([min(mib, _MOST_MIB) for _, mib in levels], dtype=np.int64)
+    need = np.maximum(milli, -(-mib * WHOLE_MILLI // total))
+    return np.minimum(need, 2 * WHOLE_MILLI).astype(np.int32)
 
 
 def _contention(fleet: Fleet, typical: Typical) -> Floats:

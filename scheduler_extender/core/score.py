@@ -14,8 +14,8 @@ import numpy as np
 
 from scheduler_extender.core.assign import linked
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand, Policy
-from scheduler_extender.core.fit import cards_that_fit, fits
-from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask
+from scheduler_extender.core.fit import cards_that_fit, hosts
+from scheduler_extender.core.gpus import Fleet, Floats, Ints, Mask, row_sums
 from scheduler_extender.core.outlook import Outlook, free_part
 from scheduler_extender.core.typical import UNIT
 
@@ -29,11 +29,10 @@ CONTENTION = 2.0  # of a GPU of a model that is all claimed: more than fragments
 def scores(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
     """A score for each of `rows`; NO_FIT where the demand does not fit."""
     found = np.full(len(rows), NO_FIT)
-    fit = np.flatnonzero(fits(fleet, demand, rows))
-    if len(fit):
-        ranking = _RANKING[demand.policy]
-        found[fit] = ranking(fleet, demand, rows[fit], outlook)
-        found[fit] += _by_mesh(fleet, demand, rows[fit])
+    fit = hosts(fleet, demand, rows)
+    if len(fit.at):
+        ranked = _RANKING[demand.policy](fleet, demand, rows[fit.at], fit.cards, outlook)
+        found[fit.at] = ranked + _by_mesh(fleet, demand, rows[fit.at])
     return found
 
 
@@ -48,51 +47,55 @@ def winner(scores: Ints, order: Ints) -> int | None:
 
 def after(fleet: Fleet, demand: Demand, rows: Ints, part: Ints) -> Ints:
     """`part` as it would be with the demand on its cards of each row: [rows, cards]."""
-    if not demand.cards or demand.profile:
-        return part
-    left = part.copy()
     ok = cards_that_fit(fleet, demand, rows)
-    here, cards = _tightest(part, ok, count=demand.cards)
+    cards, left = placed(fleet, demand, rows, part=part, ok=ok)
+    found = part.copy()
+    np.put_along_axis(found, cards, left, axis=1)
+    return found
+
+
+def placed(fleet: Fleet, demand: Demand, rows: Ints, *, part: Ints, ok: Mask) -> tuple[Ints, Ints]:
+    """The cards of each row that the demand would get, and what is left of them: [rows, some].
+
+    `ok`: the cards to choose from; `part`: thousandths of each that are free.
+    """
+    if not demand.cards or demand.profile:
+        none = np.zeros((len(rows), 0), dtype=np.int64)
+        return none, none
+    cards = _tightest(part, ok, count=demand.cards)
     if demand.exclusive:
-        left[here, cards] = 0
-        return left
-    need = fleet.memory_need(demand, rows)[here, cards]
-    total = np.maximum(fleet.memory_total[rows][here, cards], 1)
-    memory = (fleet.memory_free[rows][here, cards] - need) * WHOLE_MILLI // total
-    left[here, cards] = np.minimum(memory, fleet.milli_free[rows][here, cards] - demand.milli)
-    return left
+        return cards, np.zeros_like(cards)
+    here = rows[:, None], cards
+    need = np.take_along_axis(fleet.memory_need(demand, rows), cards, axis=1)
+    total = np.maximum(fleet.memory_total[here], 1)
+    memory = (fleet.memory_free[here] - need) * WHOLE_MILLI // total
+    return cards, np.minimum(memory, fleet.milli_free[here] - demand.milli)
 
 
-def _tightest(part: Ints, ok: Mask, *, count: int) -> tuple[Ints, Ints]:
+def _tightest(part: Ints, ok: Mask, *, count: int) -> Ints:
     """Indices of the `count` cards of each row that have the least free, of those that are ok."""
     free = np.where(ok, part, 2 * WHOLE_MILLI)
-    rows = np.arange(len(part))[:, None]
     if count == 1:
-        return rows, free.argmin(axis=1)[:, None]
-    return rows, free.argsort(axis=1, kind="stable")[:, :count]
+        found: Ints = free.argmin(axis=1)[:, None]
+    else:
+        found = free.argsort(axis=1, kind="stable")[:, :count]
+    return found
 
 
-def _by_fragments(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
-    now = free_part(fleet, rows)
-    then = after(fleet, demand, rows, now)
-    cpu, model = fleet.cpu_free[rows], fleet.model[rows]
-    # One call for both states: on the few rows of a usual decision the calls are what costs.
-    both = outlook.usable(
-        np.concatenate((now, then)),
-        np.concatenate((fleet.memory_total[rows],) * 2),
-        cpu=np.concatenate((cpu, cpu - demand.cpu_milli)),
-        model=np.concatenate((model, model)),
-    )
-    idle_now, idle_then = now.sum(axis=1), then.sum(axis=1)
-    taken = idle_now - idle_then
-    gain = taken - (both[: len(rows)] - both[len(rows) :]) / UNIT
+def _by_fragments(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
+    now = outlook.now(rows)
+    cards, left = placed(fleet, demand, rows, part=now.part, ok=ok)
+    taken = row_sums(np.take_along_axis(now.part, cards, axis=1) - left)
+    cpu = fleet.cpu_free[rows]
+    usable = outlook.usable_after(now, cards, left, cpu=cpu - demand.cpu_milli)
+    gain = taken - (now.usable - usable) / UNIT
     if outlook.cpu_per_gpu is not None:
         gain += BALANCE * (
-            _imbalance(cpu, idle_now, outlook.cpu_per_gpu)
-            - _imbalance(cpu - demand.cpu_milli, idle_then, outlook.cpu_per_gpu)
+            _imbalance(cpu, now.idle, outlook.cpu_per_gpu)
+            - _imbalance(cpu - demand.cpu_milli, now.idle - taken, outlook.cpu_per_gpu)
         )
     # Squared: a claim on a little of a model costs next to nothing, so a poor guess does no harm.
-    gain -= CONTENTION * outlook.contention[model] ** 2 * taken
+    gain -= CONTENTION * outlook.contention[fleet.model[rows]] ** 2 * taken
     steps: Ints = np.rint(gain / STEP_MILLI).astype(np.int64)
     return steps
 
@@ -104,18 +107,18 @@ def _imbalance(cpu: Floats, idle: Ints, cpu_per_gpu: float) -> Floats:
     return found
 
 
-def _by_use(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+def _by_use(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
     """Thousandths of the node's GPUs that are in use."""
     cards = np.maximum((fleet.milli_total[rows] > 0).sum(axis=1), 1)
     used: Ints = WHOLE_MILLI - free_part(fleet, rows).sum(axis=1) // cards
     return used
 
 
-def _by_idleness(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
-    return -_by_use(fleet, demand, rows, outlook)
+def _by_idleness(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
+    return -_by_use(fleet, demand, rows, ok, outlook)
 
 
-def _by_links(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Ints:
+def _by_links(fleet: Fleet, demand: Demand, rows: Ints, ok: Mask, outlook: Outlook) -> Ints:
     """The links among the cards that the demand would get; 0 where a node tells of none."""
     return np.array([linked(fleet, demand, int(row)) for row in rows], dtype=np.int64)
 

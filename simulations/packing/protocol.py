@@ -104,7 +104,7 @@ class Packing:
         # The paper judges by the shapes of the list itself, models included.
         shapes, weights = heaviest(Counter(_without_ram(pod) for pod in pods), most=None)
         known = Typical(shapes, weights)
-        self._judge = Outlook.of(self.fleet, known)
+        self._judge = Outlook(self.fleet, known)
         self._learned = Arrivals()
         typical = Typical() if policy == "tidegate" else known
         self._ranking = RANKINGS[policy](self.fleet)
@@ -134,7 +134,7 @@ class Packing:
         return self.fleet.grant(row, cards=self._cards(pod, row), demand=pod)
 
     def fragments_milli(self) -> float:
-        return float(fragments(self.fleet, self._judge, self.fleet.all_rows()).sum())
+        return float(fragments(self._judge, self.fleet.all_rows()).sum())
 
     def _any(self, found: Ints) -> int | None:
         fit = np.flatnonzero(found != NO_FIT)

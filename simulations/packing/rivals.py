@@ -49,15 +49,12 @@ def gradients(fleet: Fleet, demand: Demand, rows: Ints, outlook: Outlook) -> Flo
         alike = (now[:, :, None] == now[:, None, :]) & np.tri(width, k=-1, dtype=np.bool_)
         possible &= ~(alike & possible[:, None, :]).any(axis=2)
     here, choice = np.nonzero(possible)
-    cpu, model, mib = fleet.cpu_free[rows], fleet.model[rows], fleet.memory_total[rows]
-    then = outlook.usable(
-        choices[here, choice], mib[here], cpu=(cpu - demand.cpu_milli)[here], model=model[here]
-    )
-    before = outlook.usable(now, mib, cpu=cpu, model=model)
-    total = max(int(outlook.weight.sum()), 1)
+    cpu = fleet.cpu_free[rows[here]] - demand.cpu_milli
+    then = outlook.usable(rows[here], choices[here, choice], cpu=cpu)
+    before = outlook.now(rows).usable
     found = np.full(possible.shape, -np.inf)
     taken = demand.cards * demand.milli
-    found[here, choice] = taken - (before[here] - then) / total
+    found[here, choice] = taken - (before[here] - then) / outlook.total
     return found
 
 

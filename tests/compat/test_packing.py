@@ -76,20 +76,20 @@ def fragmentation(given: Given, expect: Expected) -> None:
     )
     known = typical(given["typical"])
     # The weights of the cases do not quite sum to 1, and their sum counts as it is.
-    told = fragments(fleet, Outlook.of(fleet, known), HERE)[0] * sum(known.weights) / UNIT
+    told = fragments(Outlook(fleet, known), HERE)[0] * sum(known.weights) / UNIT
     assert told == pytest.approx(expect["frag_gpu_milli"], abs=max(expect.get("tolerance", 0), 1))
 
 
 def unfit_gpu_milli(given: Given, expect: Expected) -> None:
     """What one kind of pod cannot use of a node that could host it: its fragments for that kind."""
     fleet = a_node_with(given["node"]["gpu_free_milli"])
-    only = Outlook.of(fleet, Typical((a_share(given["pod"]),), (UNIT,)))
-    assert fragments(fleet, only, HERE)[0] == expect["unfit_gpu_milli"]
+    only = Outlook(fleet, Typical((a_share(given["pod"]),), (UNIT,)))
+    assert fragments(only, HERE)[0] == expect["unfit_gpu_milli"]
 
 
 def packing_score_0_100(given: Given, expect: Expected) -> None:
     fleet = a_node_with(given["node"]["gpu_free_milli"])
-    nothing = Outlook.of(fleet, Typical())
+    nothing = Outlook(fleet, Typical())
     assert rivals.gpupacking(fleet, a_share(given["pod"]), HERE, nothing)[0] == expect["score"]
 
 
@@ -260,7 +260,7 @@ def whole_cards(total: int, *, used: int) -> Fleet:
 def by(policy: Policy, fleet: Fleet) -> int:
     """The score of the only node, of a pod that asks for no card and so fits wherever."""
     ask = Demand(cards=0, policy=policy)
-    return int(scores(fleet, ask, HERE, Outlook.of(fleet, Typical()))[0])
+    return int(scores(fleet, ask, HERE, Outlook(fleet, Typical()))[0])
 
 
 KINDS: Mapping[str, Callable[[Given, Expected], None]] = {

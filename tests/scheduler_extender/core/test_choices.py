@@ -27,7 +27,7 @@ def put(
 
 
 def best(fleet: Fleet, demand: Demand, typical: Typical | None = None) -> str:
-    outlook = Outlook.of(fleet, typical or Typical())
+    outlook = Outlook(fleet, typical or Typical())
     row = winner(scores(fleet, demand, fleet.all_rows(), outlook), fleet.order())
     assert row is not None
     return fleet.names[row]
@@ -119,8 +119,8 @@ def test_memory_and_compute_of_a_share_count_in_one_expectation() -> None:
     fleet = a_fleet(a_node(cards=1))
     put(fleet, Demand(memory_mib=12_000))
     for half in (Demand(memory_mib=8_000), Demand(milli=500), Demand(memory_milli=500)):
-        outlook = Outlook.of(fleet, Typical.of({half: 1.0}))
-        assert fragments(fleet, outlook, fleet.all_rows()) == pytest.approx([250], abs=0.01)
+        outlook = Outlook(fleet, Typical.of({half: 1.0}))
+        assert fragments(outlook, fleet.all_rows()) == pytest.approx([250], abs=0.01)
 
 
 @pytest.mark.parametrize(

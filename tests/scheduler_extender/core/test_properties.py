@@ -114,7 +114,7 @@ def test_kept_scores_are_those_that_would_be_found_now(
         part = cache.scores(demand, some)
         kept = cache.scores(demand, fleet.all_rows())
         assert (part == kept[some]).all()
-        outlook = Outlook.of(fleet, expected)
+        outlook = Outlook(fleet, expected)
         # One row at a time, as no look at all rows would: how many come together does not matter.
         for row in range(fleet.rows):
             assert kept[row] == scores(fleet, demand, np.array([row]), outlook)[0]
@@ -132,7 +132,7 @@ def test_a_ranking_has_one_winner_and_it_fits(
     """No two nodes are equal in score and order; the order of asking does not matter."""
     played(fleet, sequence)
     rows = fleet.all_rows()
-    outlook = Outlook.of(fleet, Typical())
+    outlook = Outlook(fleet, Typical())
     found = scores(fleet, demand, rows, outlook)
     best = winner(found, fleet.order())
     if best is None:
@@ -154,7 +154,7 @@ def test_fitting_scoring_and_reasons_agree(
     """A node that fits has cards and a score; one that does not has neither, and a reason."""
     played(fleet, sequence)
     rows = fleet.all_rows()
-    found = scores(fleet, demand, rows, Outlook.of(fleet, Typical()))
+    found = scores(fleet, demand, rows, Outlook(fleet, Typical()))
     for row, fit in enumerate(fits(fleet, demand, rows)):
         assert (choose_cards(fleet, demand, row) is not None) == fit
         assert (found[row] != NO_FIT) == fit
