@@ -86,7 +86,6 @@ def placeholder(wanted: Wanted, settings: PlaceholderSettings) -> dict[str, Any]
             "enableServiceLinks": False,
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": 65535,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
         },

@@ -113,6 +113,10 @@ env:
     valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
   - name: POD_IP
     valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  {{- if eq (.container | default "") "extender" }}
+  - name: POD_UID
+    valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+  {{- end }}
   {{- range $name, $value := .root.Values.extraEnv }}
   - name: {{ $name }}
     value: {{ $value | quote }}
