@@ -23,6 +23,7 @@ GRACE_S: Final = 15.0  # pods that wait less are placed or preempt without a new
 # A node that came, or a placeholder that went: pods have so long to be placed before more is made.
 PAUSE_S: Final = 30.0
 MOST_TOLD: Final = 20  # Events of one look
+MOST_LABELLED: Final = 100  # pods of one look
 NEVER: Final = (
     "No node that this pod may use has the GPUs that it asks for, not even when empty, so no node "
     "is asked of cluster autoscalers. Ask for less; or, if another pool has them, choose its nodes "
@@ -48,6 +49,7 @@ class Growth:
         self._namespace = namespace
         self._most = most
         self._first_s: dict[str, float] = {}  # by UID: when a pod was first seen as it is now
+        self._tried: set[str] = set()  # UIDs of pods whose label was written, or could not be
         self._looked_s = -inf
         self._changed_s = -inf
 
@@ -77,6 +79,8 @@ class Growth:
         for pod in found.never[:MOST_TOLD]:
             self._reporter.tell_pod(pod, reason="NoNodeHasSuchGPUs", message=NEVER)
         make = found.make if now_s - self._changed_s >= PAUSE_S else ()
+        if make and await self._label():
+            make = ()  # once they are seen with it
         if make or found.drop:
             self._changed_s = now_s
         await asyncio.gather(*map(self._remove, found.drop), *map(self._make, make))
@@ -88,6 +92,28 @@ class Growth:
             for pod in self._state.unplaced.values()
             if not told(pod).nominated and self._state.ledger.entry(pod.uid) is None
         ]
+
+    async def _label(self) -> bool:
+        """Whether there were pods with GPUs without the label that keeps placeholders away.
+
+        They were bound by an API server older than 1.35, or by an older extender. Each is tried once.
+        """
+        pods = self._state.pods
+        self._tried &= pods.keys()
+        lack = [
+            p for p in pods.values() if p.granted and not p.labelled and p.uid not in self._tried
+        ]
+        some = lack[:MOST_LABELLED]
+        self._tried |= {pod.uid for pod in some}
+        await asyncio.gather(*map(self._label_one, some))
+        return bool(some)
+
+    async def _label_one(self, pod: PodSeen) -> None:
+        try:
+            await self._placeholders.label(pod)
+        except (Refused, Unreachable) as trouble:
+            name = f"{pod.namespace}/{pod.name}"
+            log.warning("a pod with GPUs got no label", pod=name, why=str(trouble))
 
     async def _make(self, wanted: Wanted) -> None:
         try:

@@ -86,6 +86,10 @@ class Placeholders(Protocol):
         """At once. `NotFound` where it is gone."""
         ...
 
+    async def label(self, pod: PodSeen) -> None:
+        """Mark it as one with GPUs, so that placeholders keep away from it."""
+        ...
+
 
 class Lease(Protocol):
     @property

@@ -144,7 +144,7 @@ class KubernetesBinder:
                     "namespace": binding.namespace,
                     "uid": binding.uid,
                     "annotations": dict(binding.annotations),
-                    # Taken over by Kubernetes 1.35 and newer; see `placeholders`.
+                    # Kubernetes 1.35 and newer take it over; see `growing` for others.
                     "labels": {HAS_GPUS: "true"} if binding.annotations else {},
                 },
                 "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},

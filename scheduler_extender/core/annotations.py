@@ -44,7 +44,7 @@ GRANTED_MIB: Final = f"{PREFIX}gpu-mem-mib"
 GRANTED_CORE: Final = f"{PREFIX}gpu-core-percent"
 GRANTED_MESH: Final = f"{PREFIX}gpu-mesh"  # only of pods of a mesh
 # Labels of pods.
-HAS_GPUS: Final = f"{PREFIX}has-gpus"  # "true", written with the grant
+HAS_GPUS: Final = f"{PREFIX}has-gpus"  # "true": of pods with a grant
 PLACEHOLDER: Final = f"{PREFIX}placeholder"  # for the pods of which pool; see `placeholders`
 
 MOST_CARDS: Final = 64
@@ -92,7 +92,8 @@ class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
     `wish`: of pods with a grant; what to expect is learned from it after a restart. `deleting`: it
-    is on its way out. `placeholder`: the value of that label.
+    is on its way out. `labelled`: it has the label of those with a grant. `placeholder`: the value of
+    that label.
     """
 
     uid: str
@@ -108,12 +109,14 @@ class PodSeen:
     unread: str = ""
     unplaced: Unplaced | None = None
     deleting: bool = False
+    labelled: bool = False
     placeholder: str = ""
 
 
 def pod_seen(raw: Raw) -> PodSeen:
     """Raises KeyError, TypeError, ValueError or AttributeError for what is no pod."""
     meta, spec = raw["metadata"], raw.get("spec") or {}
+    labels = meta.get("labels") or {}
     granted, wish, unread = None, None, ""
     try:
         granted = granted_to(meta.get("annotations") or {})
@@ -134,7 +137,8 @@ def pod_seen(raw: Raw) -> PodSeen:
         unread=unread,
         unplaced=_unplaced(raw),
         deleting=bool(meta.get("deletionTimestamp")),
-        placeholder=(meta.get("labels") or {}).get(PLACEHOLDER) or "",
+        labelled=HAS_GPUS in labels,
+        placeholder=labels.get(PLACEHOLDER) or "",
     )
 
 
