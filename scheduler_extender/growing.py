@@ -96,7 +96,7 @@ class Growth:
     async def _label(self) -> bool:
         """Whether there were pods with GPUs without the label that keeps placeholders away.
 
-        They were bound by an API server older than 1.35, or by an older extender. Each is tried once.
+        They were bound by an API server before 1.35, or by an older extender. Each is tried once.
         """
         pods = self._state.pods
         self._tried &= pods.keys()

@@ -55,7 +55,7 @@ class KubernetesPlaceholders:
         )
 
     async def label(self, pod: PodSeen) -> None:
-        """The right to write a pod's status is enough for its labels, and less than that to the pod."""
+        """The right to write a pod's status is enough, and is less than that to write the pod."""
         await self._api.ask(
             "PATCH",
             f"/api/v1/namespaces/{quote(pod.namespace, safe='')}/pods/"

@@ -92,8 +92,7 @@ class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
     `wish`: of pods with a grant; what to expect is learned from it after a restart. `deleting`: it
-    is on its way out. `labelled`: it has the label of those with a grant. `placeholder`: the value of
-    that label.
+    is on its way out. `labelled`, `placeholder`: whether it has that label, what that label says.
     """
 
     uid: str

@@ -38,7 +38,7 @@ SOON_S = 120.0
 
 @pytest.fixture(scope="module")
 def home(lab: Lab) -> Iterator[Place]:
-    """Where placeholders are: a namespace with restricted Pod Security, as a careful one would be."""
+    """Where placeholders are: a namespace with restricted Pod Security."""
     with lab.namespace("home") as namespace:
         lab.kubectl(
             "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
