@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many nodes are asked for: enough for who waits for long, never more than the cap."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_extender.core import annotations as named
-from scheduler_extender.core.annotations import PodSeen
+from scheduler_extender.core.annotations import PodSeen, demand_of
+from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.placeholders import (
     MOST_AGE_S,
@@ -308,3 +310,42 @@ def test_never_more_than_the_cap_and_always_the_same(
     assert not helped & {f"{pod.namespace}/{pod.name}" for pod in found.never}
     for one in found.make:
         assert one.cpu_milli <= 16_000 or len(one.pods) == 1
+
+
+@given(clusters())
+@settings(max_examples=100, deadline=None)
+def test_none_is_asked_for_when_all_fit_once_others_are_gone(
+    cluster: tuple[list[NodeSeen], list[tuple[dict[str, str], str, str]]],
+) -> None:
+    """Each waits for the place of a twin that is on its way out."""
+    nodes, wishes = cluster
+    extender = an_extender(*nodes)
+    names = [node.name for node in nodes]
+    for number, (wish, _, cpu) in enumerate(wishes):
+        twin = a_pod(f"twin-{number}", annotations=wish, cpu=cpu)
+        found = extender.pick(twin, *names)["NodeNames"]
+        if found:
+            twin["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+            asyncio.run(bound(extender, twin, found[0]))
+            waits_at(extender, f"p{number}", wish, found[0], cpu=cpu)
+    assert planned(extender) == Plan()
+
+
+async def bound(extender: Extender, pod: dict[str, Any], node: str) -> None:
+    """By us, and on its way out."""
+    kept = pod["metadata"].pop("deletionTimestamp")
+    show(extender, pod)
+    assert await extender.bind(pod, node) == ""
+    pod = extender.cluster.pods["ns", pod["metadata"]["name"]]
+    pod["metadata"]["deletionTimestamp"] = kept
+    show(extender, pod)
+
+
+def waits_at(extender: Extender, name: str, wish: dict[str, str], node: str, *, cpu: str) -> None:
+    """kube-scheduler would have it on this node alone, and was told that there is no room."""
+    demand = demand_of(a_pod(name, annotations=wish, cpu=cpu))
+    assert isinstance(demand, Demand)
+    pool = {"pool": name}
+    pod = a_pod(name, annotations=wish, cpu=cpu)
+    extender.state.waiting.refused(pod, demand, [node], now_s=0.0)
+    waits(extender, name, wish, pool=pool, cpu=cpu)
