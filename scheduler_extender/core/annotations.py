@@ -48,6 +48,7 @@ HAS_GPUS: Final = f"{PREFIX}has-gpus"  # "true": of pods with a grant
 PLACEHOLDER: Final = f"{PREFIX}placeholder"  # for the pods of which pool; see `placeholders`
 
 MOST_CARDS: Final = 64
+UNSCHEDULABLE: Final = "Unschedulable"  # reason of the condition PodScheduled
 REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"  # of an affinity
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 _PERCENT: Final = re.compile(r"([1-9][0-9]?|100)%?")
@@ -143,8 +144,9 @@ def pod_seen(raw: Raw) -> PodSeen:
 
 def _unplaced(raw: Raw) -> Unplaced | None:
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
-    told = [one for one in status.get("conditions") or () if one.get("type") == "PodScheduled"]
-    if spec.get("nodeName") or not any(one.get("reason") == "Unschedulable" for one in told):
+    if spec.get("nodeName"):
+        return None
+    if not any(one.get("reason") == UNSCHEDULABLE for one in status.get("conditions") or ()):
         return None
     demand = demand_of(raw)
     if isinstance(demand, Unclear) or not demand.cards:
