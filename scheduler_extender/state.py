@@ -67,6 +67,7 @@ class ClusterState:
         self.pods: dict[str, PodSeen] = {}  # by UID: those that the watch shows on a node
         self.unplaced: dict[str, PodSeen] = {}  # by UID: unschedulable, by kube-scheduler's word
         self.placeholders: dict[str, PodSeen] = {}  # by UID
+        self.ending: dict[str, PodSeen] = {}  # by UID: on a node, and being deleted
         self.nodes_synced = False
         self.pods_synced = False
         self._charges: dict[str, _Charge] = {}  # by UID
@@ -118,6 +119,7 @@ class ClusterState:
             self.waiting.over(pod.uid)
         _note(self.unplaced, pod, pod.unplaced is not None)
         _note(self.placeholders, pod, bool(pod.placeholder) and not pod.ended)
+        _note(self.ending, pod, bool(pod.node) and pod.deleting)
         self._pod(pod)
 
     def pod_read(self, pod: PodSeen, *, now_s: float) -> None:
@@ -134,8 +136,8 @@ class ClusterState:
         pod = self.pods.pop(uid, None)
         if pod is not None:
             self._on[pod.node].discard(uid)
-        self.unplaced.pop(uid, None)
-        self.placeholders.pop(uid, None)
+        for noted in (self.unplaced, self.placeholders, self.ending):
+            noted.pop(uid, None)
         self.waiting.over(uid)
         self._release(uid)
 
