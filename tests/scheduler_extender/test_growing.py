@@ -130,10 +130,21 @@ async def test_more_is_asked_for_only_after_a_pause(story: Story) -> None:
 async def test_a_pod_that_is_placed_takes_its_placeholder_along(story: Story) -> None:
     waits(story.extender, "late", WHOLE, "n")
     await story.passes(GRACE_S + LOOK_S)
-    story.extender.cluster.delete("late")
-    story.extender.watch.deliver()
+    raw = story.extender.cluster.pods["ns", "late"]
+    show(story.extender, {**raw, "spec": {**raw["spec"], "nodeName": "n"}})
     await story.passes(LOOK_S)
     assert story.placeholders.removed == [f"{NAME}0"]
+
+
+async def test_what_a_new_list_lacks_is_gone(story: Story) -> None:
+    """The watch missed the ends of both."""
+    waits(story.extender, "late", WHOLE, "n")
+    await story.passes(GRACE_S + LOOK_S)
+    state, pods = story.extender.state, story.extender.cluster.pods
+    for name in (("ns", "late"), (HOME, f"{NAME}0")):
+        del pods[name]
+    story.extender.watch.list_all(began_s=story.extender.cluster.clock.s)
+    assert (state.unplaced, state.placeholders) == ({}, {})
 
 
 async def test_a_pod_that_replaces_another_keeps_its_placeholder(story: Story) -> None:

@@ -138,14 +138,20 @@ async def test_who_fits_once_pods_are_gone_that_end_now_needs_no_node() -> None:
     assert planned(extender).make == ()
     waits(extender, "late-2", WHOLE, "n")
     assert [one.pods for one in planned(extender).make] == [("ns/late-2",)]
-    waits(extender, "elsewhere", WHOLE, "other", pool={"pool": "other"})
-    assert [one.pods for one in planned(extender).make] == [("ns/late-2",), ("ns/elsewhere",)]
+    waits(extender, "elsewhere", WHOLE, "other", pool={"pool": "other"}, priority=1)
+    assert [one.pods for one in planned(extender).make] == [("ns/elsewhere",), ("ns/late-2",)]
 
 
 async def test_what_no_node_has_even_when_empty_is_told_and_brings_none() -> None:
     extender = await full(a_node("n"))
     pod = waits(extender, "big", {named.COUNT: "3"}, "n")
     assert planned(extender) == Plan(never=(pod,))
+
+
+async def test_a_fresh_node_is_well_where_the_ones_there_are_ill() -> None:
+    extender = await full(a_node("n", ill=1))
+    waits(extender, "late", PAIR, "n")
+    assert [one.pods for one in planned(extender).make] == [("ns/late",)]
 
 
 async def test_a_pool_without_a_node_gets_one_first() -> None:
@@ -214,6 +220,10 @@ async def test_a_placeholder_on_a_node_of_no_use_stays_and_another_is_made() -> 
     assert found.drop == ()
     assert [one.name for one in found.make] == [f"{NAME}1"]
     assert planned(extender, there, most=1) == Plan()
+    # The cap was lowered since.
+    extender.cluster.delete(there.pod.name)
+    extender.watch.deliver()
+    assert planned(extender, stands(extender, pod, node="ill", number=5), most=1) == Plan()
 
 
 async def test_its_own_cpu_does_not_make_a_placeholder_stay() -> None:
