@@ -12,7 +12,7 @@ import structlog
 
 from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.errors import NotFound, Refused, Unreachable
-from scheduler_extender.placeholders import Dropped, Standing, Wanted, plan, told
+from scheduler_extender.placeholders import Dropped, Plan, Standing, Wanted, plan, told
 from scheduler_extender.ports import Placeholders, Reporter
 from scheduler_extender.state import ClusterState
 
@@ -48,7 +48,8 @@ class Growth:
         self._reporter = reporter
         self._namespace = namespace
         self._most = most
-        self._first_s: dict[str, float] = {}  # by UID: when a pod was first seen as it is now
+        # By UID and node: when a pod was first seen so.
+        self._first_s: dict[tuple[str, str], float] = {}
         self._tried: set[str] = set()  # UIDs of pods whose label was written, or could not be
         self._looked_s = -inf
         self._changed_s = -inf
@@ -58,24 +59,7 @@ class Growth:
         if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
-        waiting = self._waiting() if self._most else []
-        standing = [
-            pod
-            for pod in self._state.placeholders.values()
-            if pod.namespace == self._namespace and not pod.deleting
-        ]
-        uids = [pod.uid for pod in (*waiting, *standing)]
-        self._first_s = {uid: self._first_s.get(uid, now_s) for uid in uids}
-        if not uids:
-            return
-        ages_s = {uid: now_s - first_s for uid, first_s in self._first_s.items()}
-        found = plan(
-            self._state,
-            [pod for pod in waiting if ages_s[pod.uid] >= GRACE_S],
-            young=[pod for pod in waiting if ages_s[pod.uid] < GRACE_S],
-            standing=[Standing(pod, ages_s[pod.uid]) for pod in standing],
-            most=self._most,
-        )
+        found = self._plan(now_s)
         for pod in found.never[:MOST_TOLD]:
             self._reporter.tell_pod(pod, reason="NoNodeHasSuchGPUs", message=NEVER)
         make = found.make if now_s - self._changed_s >= PAUSE_S else ()
@@ -84,6 +68,29 @@ class Growth:
         if make or found.drop:
             self._changed_s = now_s
         await asyncio.gather(*map(self._remove, found.drop), *map(self._make, make))
+
+    def _plan(self, now_s: float) -> Plan:
+        waiting, standing = self._waiting() if self._most else [], self._standing()
+        pods = [(pod.uid, pod.node) for pod in (*waiting, *standing)]
+        # A placeholder that gets a node begins anew.
+        self._first_s = {pod: self._first_s.get(pod, now_s) for pod in pods}
+        if not pods:
+            return Plan()
+        ages_s = {uid: now_s - first_s for (uid, _), first_s in self._first_s.items()}
+        return plan(
+            self._state,
+            [pod for pod in waiting if ages_s[pod.uid] >= GRACE_S],
+            young=[pod for pod in waiting if ages_s[pod.uid] < GRACE_S],
+            standing=[Standing(pod, ages_s[pod.uid]) for pod in standing],
+            most=self._most,
+        )
+
+    def _standing(self) -> list[PodSeen]:
+        return [
+            pod
+            for pod in self._state.placeholders.values()
+            if pod.namespace == self._namespace and not pod.deleting
+        ]
 
     def _waiting(self) -> list[PodSeen]:
         """Without those for whom others are evicted, and whose Binding is on its way."""

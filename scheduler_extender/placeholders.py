@@ -27,12 +27,13 @@ from scheduler_extender.state import ClusterState
 NAME: Final = "tidegate-placeholder-"  # and a number below the cap, so that there are never more
 # What is older is taken away, and made anew while pods wait: nothing stands for ever by mistake.
 MOST_AGE_S: Final = 1800.0
+REPORT_S: Final = 900.0  # a node that has not reported its GPUs by then is not waited for any more
 MOST_PODS: Final = 300  # of more that wait, the most important: they are far more than a cap needs
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A placeholder that is there."""
+    """A placeholder that is there, and for how long without a node, or on the node that it has."""
 
     pod: PodSeen
     age_s: float
@@ -88,8 +89,8 @@ def plan(
     worth, _ = _packed(known, (*ripe, *young), most=most) if young else (needed, never)
     drop = _dropped(known, worth, (*ripe, *young), standing)
     gone = {one.pod.uid for one in drop}
-    left = [one.pod for one in standing if one.pod.uid not in gone]
-    live = Counter(pod.placeholder for pod in left if not known.reports(pod.node))
+    left = [one for one in standing if one.pod.uid not in gone]
+    live = Counter(one.pod.placeholder for one in left if not known.of_no_use(one))
     taken = {one.pod.name for one in standing}
     names = [name for name in map(f"{NAME}{{}}".format, range(most)) if name not in taken]
     names = names[: max(most - len(left), 0)]
@@ -120,7 +121,7 @@ def _dropped(
     waiting: Sequence[PodSeen],
     standing: Sequence[Standing],
 ) -> list[Dropped]:
-    """Those on a node that reports and still has no room stay, so that the next goes elsewhere."""
+    """Those on a node of no use stay, so that the next goes elsewhere."""
     due = Counter(pool_key(node.pool) for node in worth)
     any_due = set(due)
     drop = []
@@ -131,13 +132,11 @@ def _dropped(
             drop.append(Dropped(pod, "it is too old"))
         elif key not in any_due:
             drop.append(Dropped(pod, "nobody needs a node any more"))
-        elif known.reports(pod.node):
-            alike = [p for p in waiting if pool_key(told(p).pool) == key]
-            if known.has_room(pod.node, {told(p).demand for p in alike}):
-                drop.append(Dropped(pod, "its node has room for pods by now"))
-        elif due[key]:
+        elif known.has_room(pod.node, (p for p in waiting if pool_key(told(p).pool) == key)):
+            drop.append(Dropped(pod, "its node has room for pods by now"))
+        elif due[key] and not known.of_no_use(one):
             due[key] -= 1
-        else:
+        elif not known.of_no_use(one):
             drop.append(Dropped(pod, "fewer nodes are needed"))
     return drop
 
@@ -156,9 +155,15 @@ class _Known:
     def reports(self, node: str) -> bool:
         return node in self._fleet.row_of
 
-    def has_room(self, node: str, demands: Iterable[Demand]) -> bool:
+    def of_no_use(self, one: Standing) -> bool:
+        """Its node has no room, if it would by now, or nothing is heard of its GPUs."""
+        return self.reports(one.pod.node) or bool(one.pod.node and one.age_s >= REPORT_S)
+
+    def has_room(self, node: str, pods: Iterable[PodSeen]) -> bool:
+        if not self.reports(node):
+            return False
         here = np.array([self._fleet.row_of[node]])
-        return any(fits(self._fleet, demand, here)[0] for demand in demands)
+        return any(fits(self._fleet, demand, here)[0] for demand in {told(p).demand for p in pods})
 
     def room(self) -> "_Room":
         return _Room(self._fleet.copy())

@@ -15,6 +15,7 @@ from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.placeholders import (
     MOST_AGE_S,
     NAME,
+    REPORT_S,
     Plan,
     Standing,
     Wanted,
@@ -224,6 +225,18 @@ async def test_a_placeholder_on_a_node_of_no_use_stays_and_another_is_made() -> 
     extender.cluster.delete(there.pod.name)
     extender.watch.deliver()
     assert planned(extender, stands(extender, pod, node="ill", number=5), most=1) == Plan()
+
+
+async def test_a_node_that_is_not_heard_of_is_waited_for_only_so_long() -> None:
+    """No agent may run there."""
+    extender = await full(a_node("n"))
+    pod = waits(extender, "late", WHOLE, "n")
+    silent = stands(extender, pod, node="silent", age_s=REPORT_S - 1)
+    assert planned(extender, silent) == Plan()
+    found = planned(extender, replace(silent, age_s=REPORT_S))
+    assert (found.drop, [one.name for one in found.make]) == ((), [f"{NAME}1"])
+    # One that has no node is waited for: clouds may be short of machines.
+    assert planned(extender, stands(extender, pod, age_s=REPORT_S)) == Plan()
 
 
 async def test_its_own_cpu_does_not_make_a_placeholder_stay() -> None:
