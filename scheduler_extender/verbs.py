@@ -5,7 +5,7 @@ All others are reads and may come as often as they like. Prioritise is decisive:
 and all others less, for kube-scheduler settles ties at random. Pick leaves the winner alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress, repeat
 from typing import Final
 
@@ -15,7 +15,7 @@ from scheduler_extender import wire
 from scheduler_extender.binding import Binds
 from scheduler_extender.core.annotations import Unclear, demand_of
 from scheduler_extender.core.demand import Demand
-from scheduler_extender.core.gpus import Ints, Mask
+from scheduler_extender.core.gpus import Fleet, Ints, Mask
 from scheduler_extender.core.score import NO_FIT, winner
 from scheduler_extender.core.verdicts import FITS, REFUSALS
 from scheduler_extender.errors import Malformed
@@ -34,19 +34,19 @@ class Verbs:
     def __init__(self, state: ClusterState, binds: Binds) -> None:
         self._state = state
         self._binds = binds
-        self._priorities = _Priorities(state)
+        self._rows = _Rows(state.fleet)
+        self._priorities = _Priorities(state.fleet)
 
     def filter(self, body: bytes) -> bytes:
         self._binds.check_leading()
         asked = wire.candidates(body)
-        _, found = self._fitting(asked)
-        return wire.filter_reply(asked, found)
+        return wire.filter_reply(asked, self._fitting(asked, self._filtered))
 
     def prioritise(self, body: bytes) -> bytes:
         self._binds.check_leading()
         asked = wire.candidates(body)
         wish, _ = self._wish(asked.pod)
-        rows = self._rows(asked.names)
+        rows = self._rows.of(asked.names)
         points = np.zeros(len(rows), dtype=np.int64)
         known = rows >= 0
         if isinstance(wish, Demand) and known.any():
@@ -61,7 +61,7 @@ class Verbs:
         """
         self._binds.check_leading()
         asked = wire.candidates(body)
-        return wire.filter_reply(asked, self._winner(*self._fitting(asked)))
+        return wire.filter_reply(asked, self._fitting(asked, self._picked))
 
     def preempt(self, body: bytes) -> bytes:
         self._binds.check_leading()
@@ -77,26 +77,31 @@ class Verbs:
     async def bind(self, body: bytes) -> bytes:
         return wire.bind_reply(await self._binds.bind(wire.bind_ask(body)))
 
-    def _fitting(self, asked: wire.Candidates) -> tuple[Demand | Unclear, wire.Filtered]:
+    def _fitting(
+        self, asked: wire.Candidates, found_by: Callable[[Demand, Sequence[str]], wire.Filtered]
+    ) -> wire.Filtered:
         wish, uid = self._wish(asked.pod, anew=True)
         if isinstance(wish, Unclear):
-            return wish, _everywhere(asked.names, str(wish))
+            return _everywhere(asked.names, str(wish))
         entry = self._state.ledger.entry(uid)
         if entry is not None:
-            return wish, _only(asked.names, entry.fact.node)
-        found = self._filtered(wish, asked.names)
+            return _only(asked.names, entry.fact.node)
+        found = found_by(wish, asked.names)
         if found.fitting:
             self._state.waiting.over(uid)
         elif uid:
             self._state.waiting.refused(asked.pod, wish, asked.names, now_s=self._binds.now_s())
-        return wish, found
+        return found
 
-    def _winner(self, wish: Demand | Unclear, found: wire.Filtered) -> wire.Filtered:
-        if isinstance(wish, Unclear) or not wish.cards or len(found.fitting) < 2:
-            return found
-        rows = self._rows(found.fitting)
+    def _picked(self, wish: Demand, names: Sequence[str]) -> wire.Filtered:
+        """The winner alone; where none fits, what filter says: reasons cost more than scores."""
+        if not wish.cards:
+            return self._filtered(wish, names)
+        rows = self._rows.of(names)
+        known = np.flatnonzero(rows >= 0)
+        rows = rows[known]
         best = winner(self._state.scores.scores(wish, rows), self._state.fleet.order()[rows])
-        return found if best is None else wire.Filtered([found.fitting[best]])
+        return self._filtered(wish, names) if best is None else wire.Filtered([names[known[best]]])
 
     def _wish(self, pod: wire.Raw, *, anew: bool = False) -> tuple[Demand | Unclear, str]:
         """What the pod asks for, read anew by filter: annotations of a pending pod may change."""
@@ -113,13 +118,8 @@ class Verbs:
             self._state.arrived(wish)
         return wish, uid
 
-    def _rows(self, names: Sequence[str]) -> Ints:
-        """The row of each name, -1 where the node is not known."""
-        found = map(self._state.fleet.row_of.get, names, repeat(-1))
-        return np.fromiter(found, dtype=np.int64, count=len(names))
-
     def _filtered(self, wish: Demand, names: Sequence[str]) -> wire.Filtered:
-        rows = self._rows(names)
+        rows = self._rows.of(names)
         found = np.full(len(rows), _UNKNOWN if wish.cards else FITS)
         known = rows >= 0
         found[known] = self._state.verdicts.verdicts(wish, rows[known])
@@ -127,36 +127,62 @@ class Verbs:
         if fitting.all():
             return wire.Filtered(names)
         never = _PERMANENT[found] & ~fitting
+        left = list(compress(names, fitting.tolist()))
+        self._rows.keep(left, rows[fitting])
         return wire.Filtered(
-            list(compress(names, fitting.tolist())),
+            left,
             _told(names, found, ~never & ~fitting),
             _told(names, found, never),
         )
 
 
+class _Rows:
+    """The row of each name, -1 where the node is not known.
+
+    Those of one list are kept: prioritise names what filter left, in the same order.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.keep((), np.empty(0, dtype=np.int64))
+
+    def of(self, names: Sequence[str]) -> Ints:
+        if self._generation != self._fleet.generation or self._names != names:
+            found = map(self._fleet.row_of.get, names, repeat(-1))
+            self.keep(names, np.fromiter(found, dtype=np.int64, count=len(names)))
+        return self._rows
+
+    def keep(self, names: Sequence[str], rows: Ints) -> None:
+        self._names, self._rows, self._generation = names, rows, self._fleet.generation
+
+
 class _Priorities:
     """The bytes of a HostPriority by row and score; of rows that were asked for."""
 
-    def __init__(self, state: ClusterState) -> None:
-        self._fleet = state.fleet
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._generation = -1  # of the fleet when it was looked at last
         self._names: list[str] = []  # of each row when its bytes were made
-        self._bytes: list[bytes] = []  # 11 a row
+        self._bytes = np.empty((0, _STEPS), dtype=object)
 
     def of(self, names: Sequence[str], rows: Ints, points: Ints) -> list[bytes]:
         self._refresh()
         if (rows < 0).any():
             return [wire.host_priorities(n)[p] for n, p in zip(names, points, strict=True)]
-        return list(map(self._bytes.__getitem__, (rows * _STEPS + points).tolist()))
+        found: list[bytes] = self._bytes.take(rows * _STEPS + points).tolist()
+        return found
 
     def _refresh(self) -> None:
         """Rows change hands only when nodes come and go."""
-        names = self._fleet.names
-        if self._names == names:
+        if self._generation == self._fleet.generation:
             return
+        known, names = self._names, list(self._fleet.names)
+        made = np.empty((len(names), _STEPS), dtype=object)
+        made[: len(known)] = self._bytes
         for row, name in enumerate(names):
-            if row >= len(self._names) or self._names[row] != name:
-                self._bytes[row * _STEPS : (row + 1) * _STEPS] = wire.host_priorities(name)
-        self._names = list(names)
+            if row >= len(known) or known[row] != name:
+                made[row] = wire.host_priorities(name)
+        self._generation, self._names, self._bytes = self._fleet.generation, names, made
 
 
 _STEPS: Final = wire.MAX_SCORE + 1

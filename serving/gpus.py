@@ -65,19 +65,20 @@ def _uuids(nvml: Any) -> Iterator[str]:
         card = nvml.nvmlDeviceGetHandleByIndex(index)
         try:
             split = nvml.nvmlDeviceGetMigMode(card)[0] == pynvml.NVML_DEVICE_MIG_ENABLE
-        except pynvml.NVMLError_NotSupported:
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
             split = False
         for part in _instances(nvml, card) if split else (card,):
             yield str(nvml.nvmlDeviceGetUUID(part))
 
 
 def _instances(nvml: Any, card: Any) -> Iterator[Any]:
+    """Those that this process may use."""
     import pynvml
 
     for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
         try:
             yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, number)
-        except pynvml.NVMLError_NotFound:
+        except (pynvml.NVMLError_NotFound, pynvml.NVMLError_NoPermission):
             continue
 
 

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -61,9 +62,12 @@ class Api:
 
     async def __aenter__(self) -> Self:
         self._login = await self._read_login()
-        connector = aiohttp.TCPConnector(limit=0)
+        # `trust_env` would ask the environment, and a .netrc, in two threads for every request.
         self._session = aiohttp.ClientSession(
-            connector=connector, headers=HEADERS, trust_env=True, read_bufsize=2**20
+            connector=aiohttp.TCPConnector(limit=0),
+            headers=HEADERS,
+            proxy=_proxy(self._login.server),
+            read_bufsize=2**20,
         )
         return self
 
@@ -192,6 +196,12 @@ class Api:
         token = str(configuration.api_key.get("BearerToken", "")).strip()
         server = configuration.host.rstrip("/")
         return _Login(server, namespace, token, tls, time.monotonic(), in_pod=not place)
+
+
+def _proxy(server: str) -> str | None:
+    """What HTTPS_PROXY and NO_PROXY say for it."""
+    url = URL(server)
+    return None if proxy_bypass(url.authority) else getproxies().get(url.scheme)
 
 
 def _usual() -> Path | None:

@@ -5,6 +5,7 @@ A pod that is refused is a 200 that says so. Any other status lets the API serve
 webhook's failurePolicy.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -28,9 +29,18 @@ Page = tuple[int, bytes, bytes]  # status, content type, body
 
 
 class App:
-    def __init__(self, wiring: Wiring, *, registry: CollectorRegistry) -> None:
+    """`why_unready` says why the API server cannot ask this process now; None: it can."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        *,
+        registry: CollectorRegistry,
+        why_unready: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._wiring = wiring
         self._registry = registry
+        self._why_unready = why_unready
         self._reviews = Counter(
             "tidegate_admission_reviews",
             "Reviews of pods by webhook and what came of it: untouched, changed, refused, "
@@ -50,6 +60,12 @@ class App:
             status, kind, answer = self._page(path)
         await reply(send, status=status, kind=kind, body=answer)
 
+    async def pages(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """The same application without the webhooks."""
+        if scope["type"] == "http":
+            status, kind, answer = self._page(scope["path"])
+            await reply(send, status=status, kind=kind, body=answer)
+
     def _judged(self, path: str, body: bytes | None) -> Page:
         outcome = "failed"
         page: Page = 500, TEXT, b"the webhook failed on this review; its log has more\n"
@@ -67,10 +83,14 @@ class App:
         return page
 
     def _page(self, path: str) -> Page:
-        if path in {"/healthz", "/readyz"}:
-            return 200, TEXT, b"ok\n"
-        if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST.encode(), generate_latest(self._registry)
+        match path:
+            case "/healthz":
+                return 200, TEXT, b"ok\n"
+            case "/readyz":
+                why = self._why_unready()
+                return (200, TEXT, b"ok\n") if why is None else (503, TEXT, f"{why}\n".encode())
+            case "/metrics":
+                return 200, CONTENT_TYPE_LATEST.encode(), generate_latest(self._registry)
         return 404, TEXT, ABOUT
 
 

@@ -4,7 +4,7 @@
 import asyncio
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -15,8 +15,24 @@ log = structlog.get_logger(__name__)
 LOOK_S: Final = 5.0  # the kubelet itself takes a minute to bring a new Secret
 
 
+class Served(Protocol):
+    """A certificate for as long as the webhook runs. `tls` takes each new one."""
+
+    tls: ssl.SSLContext
+
+    @property
+    def why_unready(self) -> str | None:
+        """Why the webhook cannot be asked yet; None: it can."""
+
+    async def begin(self) -> None:
+        """Return once there is something to serve."""
+
+    async def keep(self) -> None:
+        """For ever."""
+
+
 class Certificate:
-    """`tls` serves the newest pair that fits together. Raises `BadInput` if the first does not."""
+    """In files. `tls` serves the newest pair that fits; `BadInput` if the first does not."""
 
     def __init__(self, cert_file: Path, key_file: Path) -> None:
         self._files = (cert_file, key_file)
@@ -30,6 +46,13 @@ class Certificate:
                 f"--cert-file {cert_file}, --key-file {key_file}: {error}; name a certificate in "
                 "PEM and the key that belongs to it, without a password"
             ) from error
+
+    @property
+    def why_unready(self) -> None:
+        return None
+
+    async def begin(self) -> None:
+        return None
 
     async def keep(self) -> None:
         """For ever."""

@@ -12,29 +12,55 @@ from scheduler_extender.admission.settings import Settings
 from scheduler_extender.errors import BadInput, ExtenderError
 from scheduler_extender.settings import listen_address
 
+DEFAULTS = Settings()
 WIRING = Wiring()
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 EPILOG = """\
 The API server asks it about pods: a MutatingWebhookConfiguration names the path /mutate, a
-ValidatingWebhookConfiguration the path /validate, both for pods on CREATE and for pods and
-pods/ephemeralcontainers on UPDATE. docs/packing-on-nodes.md has both, and what failurePolicy to
-choose.
+ValidatingWebhookConfiguration the path /validate. The chart makes both, so that pods which have
+to do with GPUs fail without us and no others do; docs/packing-on-nodes.md says how.
 
-Several may run; they share nothing. /healthz, /readyz, /metrics on the same port, with TLS. The
-certificate's files are read again when they change. Exit status: 0 after SIGTERM; 2 when what was
-typed cannot be used.
+Several may run. Their certificate is in files, which are read again when they change; or they make
+it themselves with --self-signed NAME, share it by the Secret NAME-tls, renew it, and have the
+webhook configurations NAME trust it. /healthz, /readyz, /metrics are on the same port, with TLS,
+and on --pages without. Exit status: 0 after SIGTERM; 1 when Kubernetes cannot be logged in to; 2
+when what was typed cannot be used.
 """
 
 
 @app.command(epilog=EPILOG)
 def admission(
-    cert_file: Annotated[Path, typer.Option(help="The certificate and its chain, in PEM.")],
-    key_file: Annotated[Path, typer.Option(help="The certificate's key, in PEM.")],
+    cert_file: Annotated[
+        Path | None, typer.Option(help="The certificate and its chain, in PEM.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The certificate's key, in PEM.")] = None,
+    self_signed: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Make the certificate and renew it; NAME is that of our Service and of both "
+            "webhook configurations, and NAME-tls that of a Secret which is there.",
+        ),
+    ] = DEFAULTS.self_signed,
+    namespace: Annotated[
+        str, typer.Option(help="Where that Service is; empty: the pod's, else the kubeconfig's.")
+    ] = DEFAULTS.namespace,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(help="How to reach the cluster; left out in a pod with a ServiceAccount."),
+    ] = None,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the API server reaches us; HTTPS.")
-    ] = f"{Settings(Path(), Path()).host}:{Settings(Path(), Path()).port}",
+    ] = f"{DEFAULTS.host}:{DEFAULTS.port}",
+    pages: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where health and metrics are told too, in plain HTTP; empty: nowhere.",
+        ),
+    ] = "",
     scheduler_name: Annotated[
         str, typer.Option(help="The scheduler that pods are given which ask for GPUs.")
     ] = WIRING.scheduler,
@@ -49,8 +75,17 @@ def admission(
     logs.configure()
     try:
         host, port = listen_address(listen)
-        wiring = Wiring(scheduler_name, runtime_class)
-        settings = Settings(cert_file, key_file, host, port, wiring)
+        settings = Settings(
+            cert_file,
+            key_file,
+            self_signed,
+            namespace,
+            kubeconfig,
+            host,
+            port,
+            listen_address(pages, option="--pages") if pages else None,
+            Wiring(scheduler_name, runtime_class),
+        )
         settings.validate()
         from scheduler_extender.admission.process import run
 

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from scheduler_extender.core.demand import WHOLE_MILLI, Demand, Policy
-from scheduler_extender.core.fit import cards_that_fit, fits
+from scheduler_extender.core.fit import hosts
 from scheduler_extender.core.gpus import Fleet
 
 Links = Sequence[Sequence[int]]
@@ -19,10 +19,10 @@ Links = Sequence[Sequence[int]]
 
 def choose_cards(fleet: Fleet, demand: Demand, row: int) -> tuple[int, ...] | None:
     """The cards of `row` that `demand` gets, ascending; None where it does not fit."""
-    here = np.array([row])
-    if not fits(fleet, demand, here)[0]:
+    fit = hosts(fleet, demand, np.array([row]))
+    if not len(fit.at):
         return None
-    free = [int(card) for card in np.flatnonzero(cards_that_fit(fleet, demand, here)[0])]
+    free = np.flatnonzero(fit.cards[0]).tolist()
     links = fleet.nodes[fleet.names[row]].links
     if links and (demand.cards > 1 or demand.exclusive):
         return best_linked(links, free, count=demand.cards)
@@ -42,7 +42,8 @@ def linked(fleet: Fleet, demand: Demand, row: int) -> int:
 def leftover(fleet: Fleet, row: int) -> Sequence[int]:
     """Thousandths of each card that are free, of memory or compute, whichever is scarcer."""
     memory = fleet.memory_free[row] * WHOLE_MILLI // np.maximum(fleet.memory_total[row], 1)
-    return [int(value) for value in np.minimum(memory, fleet.milli_free[row])]
+    left: list[int] = np.minimum(memory, fleet.milli_free[row]).tolist()
+    return left
 
 
 def best_linked(links: Links, free: Sequence[int], *, count: int) -> tuple[int, ...]:

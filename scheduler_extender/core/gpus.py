@@ -81,6 +81,7 @@ class Fleet:
     """All nodes. Free amounts are never below 0 and never above the totals.
 
     Arrays are [rows] or [rows, cards] and may be longer than `rows`: slice or index them by row.
+    `take` picks many rows several times as fast as an index.
     """
 
     memory_free: Ints  # MiB a card
@@ -99,6 +100,7 @@ class Fleet:
     ram_total: Floats
     model: Ints  # index into `models`
     version: Ints  # raised by every change of the row
+    _hash: NDArray[np.uint64]  # of the node's name
 
     def __init__(self, nodes: Iterable[NodeGpus] = ()) -> None:
         self.names: list[str] = []  # "" for a row that no node has now
@@ -134,6 +136,7 @@ class Fleet:
             row = self._new_row()
             self.names[row] = node.name
             self.row_of[node.name] = row
+            self._hash[row] = int.from_bytes(blake2b(node.name.encode(), digest_size=8).digest())
             self._order = None
         self.generation += 1
         self._grow(rows=self.rows, width=max(self.width, len(node.cards)))
@@ -188,7 +191,7 @@ class Fleet:
         if demand.exclusive:
             return totals
         if not demand.memory_milli:
-            return np.broadcast_to(demand.memory_mib, totals.shape)
+            return np.full_like(totals, demand.memory_mib)
         # Rounded up: a part rounded down would let one pod too many onto the card.
         part = -(-totals * demand.memory_milli // WHOLE_MILLI)
         return np.maximum(part, demand.memory_mib)
@@ -224,9 +227,8 @@ class Fleet:
     def order(self) -> Ints:
         """A rank a row, all different, and the same for the same set of names: settles ties."""
         if self._order is None:
-            hashed = [(blake2b(name.encode(), digest_size=8).digest(), name) for name in self.names]
             ranks = np.empty(self.rows, dtype=np.int64)
-            ranks[sorted(range(self.rows), key=lambda row: (hashed[row], row))] = self.all_rows()
+            ranks[np.argsort(self._hash[: self.rows], kind="stable")] = self.all_rows()
             self._order = ranks
         return self._order
 
@@ -305,13 +307,13 @@ class Fleet:
             grown(name, dtype=np.float64)
         for name in ("model", "version"):
             grown(name, dtype=np.int64)
+        grown("_hash", dtype=np.uint64)
 
 
 def row_sums(values: NDArray[Any]) -> Any:
     """Over the cards of each row: [rows, cards] or [rows, cards, more], in the same type.
 
-    numpy's own sum takes five times as long along so short an axis. It is also why rows are
-    picked by `take` where there are many, and not by an index.
+    numpy's own sum takes five times as long along so short an axis.
     """
     return np.einsum("ij...->i...", values)
 

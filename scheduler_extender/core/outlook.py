@@ -45,9 +45,8 @@ class Outlook:
 
     def __init__(self, fleet: Fleet, typical: Typical) -> None:
         self.cpu_per_gpu = typical.cpu_per_gpu
-        self.contention = _contention(
-            fleet, typical
-        )  # [models]: GPUs insisted on, over those there
+        # [models]: GPUs that pods insist on, over GPUs that there are.
+        self.contention = _contention(fleet, typical)
         self.total = max(sum(typical.weights), 1)
         self._fleet = fleet
         # A pod without GPUs, or with a MIG instance, can use no idle card.
@@ -58,6 +57,7 @@ class Outlook:
         self._cpus = np.array(sorted({shape.cpu_milli for shape, _ in shapes}), dtype=np.float64)
         self._by_model = any(shape.models for shape, _ in shapes)
         self._weight = self._weights(shapes, levels)
+        # What is kept of each row, and the version that it is of.
         self._version = np.full(fleet.rows, -1)
         self._part = np.zeros((fleet.rows, fleet.width), dtype=np.int64)
         self._idle = np.zeros(fleet.rows, dtype=np.int64)
@@ -102,6 +102,7 @@ class Outlook:
         return sums
 
     def _of_use(self, rows: Ints, sums: Sums, cpu: Floats) -> Ints:
+        """What is free at each level, times the weight of the pods of that level that fit."""
         _, levels, counts = self._weight.shape
         host: Any = np.searchsorted(self._cpus, cpu, side="right")
         if self._by_model:

@@ -23,6 +23,7 @@ from scheduler_extender.node_agent.report import (
     report_of,
     report_of_silence,
     text_of,
+    with_none_well,
 )
 
 HEARTBEAT: Final = f"{PREFIX}gpus-heartbeat"  # when the report was written last
@@ -80,7 +81,8 @@ class Round:
 class Agent:
     """`standing` is the text that an earlier agent wrote, and `earlier` its meaning, if any.
 
-    `node` None: nothing is written.
+    `node` None: nothing is written. `contested` tells why no GPU may be given to pods; empty: they
+    may.
 
     `level` tells what holds pods to their shares, and why that is less than was stated.
     """
@@ -96,6 +98,7 @@ class Agent:
         heartbeat_s: float,
         standing: str | None = None,
         earlier: Written | None = None,
+        contested: Callable[[], str] = lambda: "",
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -104,6 +107,7 @@ class Agent:
         self._level = level
         self._boot = boot
         self._heartbeat_s = heartbeat_s
+        self._contested = contested
         self._now_s = now_s
         self._standing = standing
         self._written_at_s = float("-inf")
@@ -138,6 +142,8 @@ class Agent:
         models = sorted({gpu.model for gpu in seen.gpus})
         if len(models) > 1:
             notes.append(f"GPUs of several models, {', '.join(models)}: none is told to pods")
+        if why := self._contested():
+            report = with_none_well(report, why)
         return report, tuple(notes)
 
 

@@ -56,6 +56,14 @@ def node_agent(
             help="What holds pods to their shares here; auto claims only what it sees.",
         ),
     ] = DEFAULTS.enforcement,
+    holds: Annotated[
+        int,
+        typer.Option(
+            metavar="GPUS",
+            help="How many nvidia.com/gpu our own pod asks for; where the device plugin has more "
+            "to give out, no GPU of this node is given to pods by us.",
+        ),
+    ] = DEFAULTS.holds,
     mps_pipes: Annotated[
         Path | None, typer.Option(help="Where an MPS server of this node has its pipe.")
     ] = None,
@@ -72,7 +80,17 @@ def node_agent(
         host, port = listen_address(listen)
         pipes = mps_pipes or DEFAULTS.mps_pipes
         settings = Settings(
-            node, kubeconfig, host, port, every_s, heartbeat_s, enforcement, pipes, once, json
+            node,
+            kubeconfig,
+            host,
+            port,
+            every_s,
+            heartbeat_s,
+            enforcement,
+            holds,
+            pipes,
+            once,
+            json,
         )
         settings.validate()
         _run(settings)

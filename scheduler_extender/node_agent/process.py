@@ -54,7 +54,7 @@ class Process:
     ) -> None:
         self.stop = asyncio.Event()
         self._settings = settings
-        self._node = KubernetesNode(api, settings.node)
+        self._node = KubernetesNode(api, settings.node, holds=settings.holds)
         self._socket = taken
         self._library = library
         self._last: Round | None = None
@@ -118,6 +118,7 @@ class Process:
         while True:
             try:
                 self._pods = await self._node.pods()
+                await self._node.report()
             except (Refused, Unreachable, *MISSHAPEN) as trouble:
                 self._pods = ()
                 log.info("the node's pods were not read", why=str(trouble))
@@ -155,7 +156,8 @@ async def _once(settings: Settings, library: Any) -> Round:
     if not settings.node:
         return await _one_round(settings, library, None)
     async with Api(settings.kubeconfig) as api:
-        made = await _one_round(settings, library, KubernetesNode(api, settings.node))
+        node = KubernetesNode(api, settings.node, holds=settings.holds)
+        made = await _one_round(settings, library, node)
     if made.trouble:
         raise GiveUp(f"the report was not written: {made.trouble}")
     return made
@@ -194,6 +196,7 @@ def _an_agent(
         heartbeat_s=settings.heartbeat_s,
         standing=standing,
         earlier=earlier,
+        contested=lambda: node.contested if node else "",
     )
     return reader, agent
 

@@ -56,11 +56,14 @@ def report_of(node: str, machine: Machine, level: Enforcement) -> NodeReport:
 
 
 def report_of_silence(node: str, silence: NotRead, last: NodeReport | None) -> NodeReport:
-    if last is None:
-        return NodeReport(NodeGpus(node, ()))
-    cards = tuple(replace(card, healthy=False) for card in last.gpus.cards)
-    ill = tuple((card.uuid, silence.why) for card in cards)
-    return replace(last, gpus=replace(last.gpus, cards=cards), ill=ill)
+    return NodeReport(NodeGpus(node, ())) if last is None else with_none_well(last, silence.why)
+
+
+def with_none_well(report: NodeReport, why: str) -> NodeReport:
+    """The same GPUs, of which no pod is given any."""
+    cards = tuple(replace(card, healthy=False) for card in report.gpus.cards)
+    ill = tuple((card.uuid, why) for card in cards)
+    return replace(report, gpus=replace(report.gpus, cards=cards), ill=ill)
 
 
 def text_of(

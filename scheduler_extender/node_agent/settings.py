@@ -24,6 +24,7 @@ class Settings:
     every_s: float = 10.0  # between two readings
     heartbeat_s: float = 300.0  # between two writes where nothing changed
     enforcement: str = AUTO
+    holds: int = 0  # `nvidia.com/gpu` that this agent's own pod was given
     mps_pipes: Path = field(default_factory=usual_pipes)
     once: bool = False
     json: bool = False
@@ -64,6 +65,10 @@ class Settings:
             problems.append(
                 f"--enforcement {self.enforcement}: one of {', '.join(levels)}; auto claims only "
                 "what it sees"
+            )
+        if self.holds < 0:
+            problems.append(
+                f"--holds {self.holds}: a number of GPUs, 0 where there is no device plugin"
             )
         if self.json and not self.once:
             problems.append("--json: only with --once, which prints one report and ends")

@@ -46,8 +46,9 @@ class Rendered:
         return found
 
     def pods(self) -> dict[str, Manifest]:
-        """Pod templates by the name of their Deployment."""
-        return {one["metadata"]["name"]: one["spec"]["template"] for one in self.of("Deployment")}
+        """Pod templates by the name of their Deployment or DaemonSet."""
+        owners = self.of("Deployment") + self.of("DaemonSet")
+        return {one["metadata"]["name"]: one["spec"]["template"] for one in owners}
 
     def config(self) -> dict[str, Any]:
         """The controller's config file, parsed."""

@@ -51,6 +51,17 @@ def test_notes_name_the_namespaces_and_warn_of_a_single_activator(notes: Any) ->
     assert "WARNING: with one activator" in text
 
 
+def test_notes_say_how_pods_get_gpus_and_what_is_not_guarded(notes: Any) -> None:
+    """With what is installed of it."""
+    assert "GPUs:" not in notes()
+    text = notes({"scheduler.enabled": True})
+    assert "tidegate.dev/gpu-memory: 8Gi" in text
+    assert "as there is no webhook" not in text
+    assert "WARNING" not in text
+    bare = notes({"scheduler.enabled": True, "scheduler.webhook.enabled": False})
+    assert "schedulerName: tidegate-scheduler" in bare
+
+
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq")
 @pytest.mark.parametrize(
     "before",

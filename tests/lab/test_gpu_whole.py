@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler_extender.core.node_report import GPUS
 from tests.lab import gpu
 from tests.lab.gpu import granted
 from tests.lab.installed import Tidegate
-from tests.lab.lab import NODES, Lab
-from tests.lab.place import Object, Place, a_deployment, a_service
+from tests.lab.lab import NODES, REPOSITORY, Lab
+from tests.lab.place import Object, Place, a_service
 from tests.lab.test_chart_install import ask, complete
 from tests.lab.traffic import Clients, Tally
 from tests.serving.models import write_add, write_echo, write_sklearn
@@ -32,14 +33,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 NAME = "models"
 CARD_MIB = 40 * 1024
 SHARE_MIB = 12 * 1024
-A_CARD = CARD_MIB // SHARE_MIB  # replicas
+A_CARD = CARD_MIB // SHARE_MIB  # so many replicas
 MOST = A_CARD * len(NODES)  # on one card a node
 ROOM = {node: {card.uuid: CARD_MIB for card in gpu.cards(node, 1, CARD_MIB)} for node in NODES}
-WISHED = 10
-A_REPLICA = 5  # requests at once
+FULL = Counter({uuid: A_CARD for cards in ROOM.values() for uuid in cards})
+WISHED = 10  # at most
 SOON_S = 120.0
 
-FILES = {"iris": "iris.skops", "add": "add.onnx", "echo": "echo-FP32.onnx"}
+FILES = {"iris": "iris.skops", "add": "add.onnx", "echo": "echo.onnx"}
 PAIR = {"datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
 ASKED: dict[str, tuple[str, Object]] = {
     "iris": ("v1/models/iris:predict", {"instances": [[6.8, 2.8, 4.8, 1.4]]}),
@@ -54,9 +55,15 @@ def gpus(lab: Lab, tidegate: Tidegate) -> Iterator[Tidegate]:
     for node in NODES:
         said = {"metadata": {"annotations": gpu.report(node, 1, CARD_MIB)}}
         lab.kubectl("patch", "node", node, "--type=merge", "-p", json.dumps(said))
-    tidegate.upgrade("scheduler.enabled=true", "budget.enabled=true")
+    runtime = "scheduler.runtimeClassName="  # the lab has none for GPUs
+    tidegate.upgrade("scheduler.enabled=true", "budget.enabled=true", runtime)
     there = Place(lab, tidegate.namespace)
-    there.until(lambda: complete(there.get("deployment", "tidegate-scheduler")), within_s=SOON_S)
+    names = ("tidegate-scheduler", "tidegate-admission")
+
+    def up() -> bool:
+        return all((one := there.get("deployment", name)) and complete(one) for name in names)
+
+    there.until(up, within_s=SOON_S)
     yield tidegate
     tidegate.upgrade("scheduler.enabled=false", "budget.enabled=false")
     for node in NODES:
@@ -143,47 +150,23 @@ def the_files(folder: Path) -> Object:
 
 
 def a_worker() -> Object:
-    """One Deployment of the worker, with what the webhook would add to its pods written out."""
-    words = ["worker", "--host=$(POD_IP)", "--max-queue-delay=1s"]
-    words += [f"--model={name}=/mnt/models/{file}" for name, file in FILES.items()]
-    fields = {
-        "POD_IP": "status.podIP",
-        "NVIDIA_VISIBLE_DEVICES": f"metadata.annotations['{gpu.UUIDS}']",
-        "TIDEGATE_GPU_UUIDS": f"metadata.annotations['{gpu.UUIDS}']",
-        "TIDEGATE_GPU_MEMORY_MIB": f"metadata.annotations['{gpu.MEMORY}']",
-    }
-    container = {
-        "name": "worker",
-        "image": "tidegate",
-        "args": words,
-        "env": [
-            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-            for name, path in fields.items()
-        ],
-        "ports": [{"containerPort": 8080}],
-        "readinessProbe": {
-            "httpGet": {"path": "/v2/health/ready", "port": 8080},
-            "periodSeconds": 1,
-            "timeoutSeconds": 10,  # as long as a busy machine takes
-        },
-        "resources": {"limits": {gpu.MEMORY: str(SHARE_MIB)}},
-        "volumeMounts": [{"name": "models", "mountPath": "/mnt/models"}],
-    }
-    spec = {
-        "schedulerName": gpu.SCHEDULER,
-        "containers": [container],
-        "volumes": [{"name": "models", "configMap": {"name": NAME}}],
-    }
-    made = a_deployment(NAME, 0, spec)
-    made["metadata"]["annotations"] = {
-        "tidegate.dev/enabled": "true",
-        "tidegate.dev/targets": f"concurrency={A_REPLICA}",
-        "tidegate.dev/max-replicas": str(WISHED),
+    """The one of the documentation at the pod's own address, and slower: requests wait a second."""
+    page = (REPOSITORY / "docs" / "worker.md").read_text()
+    made: Object = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    made["metadata"]["annotations"] |= {
         "tidegate.dev/scale-to-zero-after": "3s",
         "tidegate.dev/scale-down": "window=5s",
     }
-    made["spec"]["template"]["metadata"]["annotations"] = {"tidegate.dev/gpu-memory": "12Gi"}
-    return made
+    pod = made["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    container["args"] = [
+        "--host=$(POD_IP)" if word.startswith("--host=") else word for word in container["args"]
+    ]
+    container["args"].append("--max-queue-delay=1s")
+    address = {"fieldRef": {"fieldPath": "status.podIP"}}
+    container["env"].append({"name": "POD_IP", "valueFrom": address})
+    container["readinessProbe"] |= {"periodSeconds": 1, "timeoutSeconds": 10}
+    return made | {"spec": made["spec"] | {"replicas": 0}}
 
 
 async def under(models: Models, clients: int, reached: Callable[[], bool]) -> Tally:
@@ -215,7 +198,7 @@ async def test_a_worker_wakes_is_packed_is_capped_and_sleeps_again(models: Model
 
     def full() -> bool:
         """Decided several times over that there shall be no more."""
-        return set(models.cards().values()) == {A_CARD} and models.capped() > 3
+        return models.cards() == FULL and models.capped() > 3
 
     tallies = [await under(models, 12, side_by_side), await under(models, 48, full)]
     assert not any(tally.lost for tally in tallies), tallies
@@ -236,7 +219,7 @@ def test_who_wishes_more_than_fits_is_told_why(models: Models) -> None:
     """By the status line, the decision and an Event; and each worker has what it was given."""
     place = models.place
     place.kubectl("annotate", f"deployment/{NAME}", f"tidegate.dev/min-replicas={WISHED}")
-    place.until(lambda: set(models.cards().values()) == {A_CARD}, within_s=SOON_S)
+    place.until(lambda: models.cards() == FULL, within_s=SOON_S)
     place.until(lambda: "no free GPU has room for more" in models.status())
     place.until(lambda: models.told().get("bound_by") == "budget")
     assert "budget: 0 of 4 more fit: 12 GiB each, largest hole 4 GiB" in models.told()["because"]

@@ -66,6 +66,30 @@ async def test_what_is_listed_and_what_changes_is_known(
         await until(lambda: holds("n2" in state.fleet.row_of))
 
 
+async def test_the_api_server_is_asked_through_the_proxy_of_the_environment(
+    server: BindingApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the environment says that it needs none."""
+    asked = list[str]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n")).decode())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    proxy = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    for direct, heard in (("", [f"GET {server.url}/api/v1/nodes HTTP/1.1\r\n"]), ("*", [])):
+        asked.clear()
+        monkeypatch.setenv("no_proxy", direct)
+        async with Api(server.kubeconfig(tmp_path)) as api:
+            await api.ask("GET", "/api/v1/nodes")
+        assert asked == heard
+    proxy.close()
+    await proxy.wait_closed()
+
+
 async def test_a_broken_watch_goes_on_where_it_was(
     server: BindingApiServer, tmp_path: Path
 ) -> None:

@@ -110,6 +110,17 @@ def test_points_follow_the_scores_and_only_one_is_ten(seed: int) -> None:
     assert scores[points.argmax()] == scores.max()
 
 
+async def test_names_that_filter_left_are_looked_up_anew_once_nodes_have_changed() -> None:
+    extender = an_extender(a_node("n1"), a_node("n2"), a_node("small", cards=1))
+    pod = a_pod("p", annotations=WHOLE)
+    assert extender.filter(pod, "n1", "n2")["NodeNames"] == ["n1", "n2"]
+    extender.state.node_gone("n1")
+    extender.state.node_seen(a_node("n3"))  # takes the row of n1
+    scores = extender.scores(pod, "n1", "n2")
+    assert scores["n1"] == 0
+    assert scores["n2"] == 10
+
+
 async def test_a_share_goes_beside_another_and_a_whole_card_stays_whole() -> None:
     extender = an_extender(a_node("n"))
     for name in ("a", "b"):

@@ -25,12 +25,13 @@ from scheduler_extender.core.node_report import node_seen
 Raw = Mapping[str, Any]
 
 PLUGIN: Final = "nvidia.com/gpu"  # what NVIDIA's device plugin gives out
+FAILED: Final = "SchedulerError"  # of a pod that is looked at again
 PRODUCT: Final = "nvidia.com/gpu.product"  # the label of a node's model, and how pods choose it
 
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
-    """Of a pod on a node what it has; of one that a scheduler has yet to look at, its demand."""
+    """Of a pod on a node what it has; of one that a scheduler has yet to judge, its demand."""
 
     node: str
     granted: Granted | None = None
@@ -57,14 +58,18 @@ def use_of(raw: Raw) -> GpuUse | None:
     """None: no GPU, or not any more. Of a grant that makes no sense the extender complains.
 
     A pod that no scheduler could place, or that is gated, takes nothing: where there is room for
-    others, it waits for something else than GPUs.
+    others, it waits for something else than GPUs. One whose scheduler failed is tried again, as the
+    second of two that were meant for the same place.
     """
     meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     if status.get("phase") in TERMINAL:
         return None
     node = spec.get("nodeName") or ""
     if not node:
-        if any(c["type"] == "PodScheduled" for c in status.get("conditions") or ()):
+        if any(
+            c["type"] == "PodScheduled" and c.get("reason") != FAILED
+            for c in status.get("conditions") or ()
+        ):
             return None
         waits_for = needs_of(raw)
         return None if waits_for is None else GpuUse("", waits_for=waits_for)

@@ -2,7 +2,7 @@
 Names are the same whatever the release is called, so that Helm itself refuses a second Tidegate over
 the same cluster or namespace: replicas have one writer.
 
-Each partial takes (dict "root" $ "component" "controller"|"activator"|"scheduler").
+Each partial takes (dict "root" $ "component" "controller"|"activator"|"scheduler"|"node-agent"|"admission").
 */}}
 
 {{- define "tidegate.selector" -}}
@@ -56,14 +56,7 @@ imagePullSecrets:
 priorityClassName: {{ . }}
 {{- end }}
 securityContext:
-  runAsNonRoot: true
-  {{- /* OpenShift gives each namespace its own range of users and refuses any other. */}}
-  {{- if not (.root.Capabilities.APIVersions.Has "security.openshift.io/v1") }}
-  runAsUser: 65532
-  runAsGroup: 65532
-  {{- end }}
-  seccompProfile:
-    type: RuntimeDefault
+  {{- include "tidegate.podSecurity" . | nindent 2 }}
   {{- if eq .component "activator" }}
   # Clients of headless Services come to the port that they know, which may be 80.
   sysctls:
@@ -93,9 +86,20 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{- define "tidegate.podSecurity" -}}
+runAsNonRoot: true
+{{- /* OpenShift gives each namespace its own range of users and refuses any other. */}}
+{{- if not (.root.Capabilities.APIVersions.Has "security.openshift.io/v1") }}
+runAsUser: 65532
+runAsGroup: 65532
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
 {{/*
 What containers of our image share: image, security, environment, size.
-Where a component has several: "container" is its name and "resources" its size.
+Where these do not go by the component: "container" is the name, "resources" the size; "env" is more of it.
 */}}
 {{- define "tidegate.container" -}}
 name: {{ .container | default .component }}
@@ -113,9 +117,8 @@ env:
     valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
   - name: POD_IP
     valueFrom: {fieldRef: {fieldPath: status.podIP}}
-  {{- if eq (.container | default "") "extender" }}
-  - name: POD_UID
-    valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+  {{- with .env }}
+  {{- . | nindent 2 }}
   {{- end }}
   {{- range $name, $value := .root.Values.extraEnv }}
   - name: {{ $name }}

@@ -40,3 +40,9 @@ extenders:
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* By it the extender owns its placeholder pods. */}}
+{{- define "tidegate.placeholders.env" -}}
+- name: POD_UID
+  valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+{{- end }}

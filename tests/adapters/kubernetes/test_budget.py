@@ -103,9 +103,9 @@ def granted(node: str, *cards: int, mib: int = 12_288, label: str = "") -> Raw:
     )
 
 
-def refused(pod: Raw) -> Raw:
+def refused(pod: Raw, reason: str = "Unschedulable") -> Raw:
     """A pod that a scheduler found no node for."""
-    said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    said = {"type": "PodScheduled", "status": "False", "reason": reason}
     pod["status"]["conditions"] = [said]
     return pod
 
@@ -123,6 +123,11 @@ def refused(pod: Raw) -> Raw:
         (a_pod(plugin=1), GpuUse("", waits_for=Demand(profile=PLUGIN))),
         (a_pod(gpu_memory="much"), None),
         (refused(a_pod(gpu_memory="12Gi")), None),
+        (refused(a_pod(gpu_memory="12Gi"), "SchedulingGated"), None),
+        (
+            refused(a_pod(gpu_memory="12Gi"), "SchedulerError"),
+            GpuUse("", waits_for=Demand(memory_mib=12_288)),
+        ),
     ],
     ids=[
         "no GPU on a node",
@@ -135,6 +140,8 @@ def refused(pod: Raw) -> Raw:
         "waits for a whole one",
         "waits for what nobody can read",
         "looked at, and fits nowhere",
+        "gated",
+        "looked at in vain, and tried again",
     ],
 )
 def test_what_a_pod_uses_or_waits_for(pod: Raw, use: GpuUse | None) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from scheduler_extender.admission.app import MOST_BODY_BYTES
 from scheduler_extender.admission.certificates import Certificate
 from scheduler_extender.admission.cli import app as command
-from scheduler_extender.admission.process import serve
+from scheduler_extender.admission.process import Sockets, serve
 from scheduler_extender.admission.settings import Settings
 from scheduler_extender.errors import BadInput
 from scheduler_extender.listening import bound
@@ -79,10 +79,10 @@ class Webhook:
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Webhook]:
     cert, key = write_pair(folder)
-    settings = Settings(cert, key, "127.0.0.1", 0)
+    settings = Settings(cert, key)
     certificate, taken, stop = Certificate(cert, key), bound("127.0.0.1", 0), asyncio.Event()
     port = taken.getsockname()[1]
-    serving = asyncio.create_task(serve(settings, certificate, taken, stop))
+    serving = asyncio.create_task(serve(settings, certificate, Sockets(taken), stop))
     try:
         yield Webhook(port, certificate, folder)
     finally:
@@ -189,11 +189,13 @@ async def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> Non
 
 def test_the_command_tells_every_problem_and_exits_with_2(tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
-    result = CliRunner().invoke(
-        command,
+    for words in (
         ["--cert-file", missing, "--key-file", missing, "--scheduler-name", "A b"],
-    )
-    assert result.exit_code == 2
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("tidegate admission: --") for line in lines)
+        ["--kubeconfig", missing],
+        ["--self-signed", "A b", "--cert-file", missing, "--key-file", missing],
+    ):
+        result = CliRunner().invoke(command, words)
+        assert result.exit_code == 2
+        lines = result.stderr.strip().splitlines()
+        assert len(lines) == 3
+        assert all(line.startswith("tidegate admission: --") for line in lines)

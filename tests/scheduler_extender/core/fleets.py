@@ -34,7 +34,7 @@ nodes = st.builds(
     memory_mib=st.sampled_from((8_000, MIB, 46_068)),
     model=st.sampled_from(("A100", "T4", "")),
     slots=st.integers(1, 6),
-    cpu_milli=st.none() | st.integers(0, 64_000),
+    cpu_milli=st.none() | st.sampled_from((4_000, 8_000)) | st.integers(0, 64_000),
 )
 
 
@@ -65,7 +65,7 @@ def demands(draw: st.DrawFn) -> Demand:
         milli=draw(st.integers(1, 1000)) if kind in ("compute", "both") else 0,
         models=draw(st.sampled_from(((), ("A100",), ("A100", "T4")))),
         policy=draw(st.sampled_from(tuple(Policy))),
-        cpu_milli=draw(st.integers(0, 20_000)),
+        cpu_milli=draw(st.sampled_from((0, 4_000)) | st.integers(0, 20_000)),
         mesh=draw(st.sampled_from(("", "", "mesh"))),
         apart=draw(st.booleans()),
     )

@@ -2,6 +2,7 @@
 """What holds for every fleet and every sequence of pods."""
 
 from collections import Counter
+from dataclasses import astuple
 
 import numpy as np
 from hypothesis import given, settings
@@ -13,10 +14,10 @@ from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import fits, why_not
 from scheduler_extender.core.gpus import Fleet, Grant
 from scheduler_extender.core.ledger import Entry, Ledger
-from scheduler_extender.core.outlook import Outlook
+from scheduler_extender.core.outlook import Outlook, Standing, free_part
 from scheduler_extender.core.room import how_many_fit
 from scheduler_extender.core.score import NO_FIT, scores, winner
-from scheduler_extender.core.typical import Arrivals, Typical
+from scheduler_extender.core.typical import Arrivals, Typical, as_shape
 from tests.scheduler_extender.core.fleets import a_node, demands, fleets
 
 Step = tuple[str, Demand, int]  # what happens, with which demand, to which of the pods there are
@@ -122,6 +123,52 @@ def test_kept_scores_are_those_that_would_be_found_now(
         cards = None if best is None else choose_cards(fleet, demand, best)
         if best is not None and cards is not None:
             fleet.take(fleet.grant(best, cards=cards, demand=demand))
+
+
+@few
+@given(fleets(), steps, st.lists(demands(), max_size=5, unique_by=as_shape), demands())
+def test_what_is_of_use_is_what_each_expected_pod_could_use(
+    fleet: Fleet, sequence: list[Step], expected: list[Demand], demand: Demand
+) -> None:
+    """Counted pod by pod and card by card; before a pod is placed, as foretold, and after it."""
+    typical = Typical(tuple(map(as_shape, expected)), tuple(range(1, len(expected) + 1)))
+    outlook = Outlook(fleet, typical)
+    rows = fleet.all_rows()
+    outlook.now(rows)
+    generation = fleet.generation
+    played(fleet, sequence)
+    if fleet.generation != generation:
+        outlook = Outlook(fleet, typical)
+    now = outlook.now(rows)
+    assert now.usable.tolist() == [counted(fleet, typical, row) for row in rows]
+    for row in rows:
+        cards = choose_cards(fleet, demand, row)
+        if cards is None:
+            continue
+        cpu = fleet.cpu_free[[row]] - demand.cpu_milli
+        fleet.take(fleet.grant(row, cards=cards, demand=demand))
+        left = free_part(fleet, rows[[row]])[:, cards]
+        foretold = outlook.usable_after(
+            Standing(*(known[[row]] for known in astuple(now))), np.array([cards]), left, cpu=cpu
+        )
+        assert foretold[0] == counted(fleet, typical, row)
+    assert outlook.now(rows).usable.tolist() == [counted(fleet, typical, row) for row in rows]
+
+
+def counted(fleet: Fleet, typical: Typical, row: int) -> int:
+    part = free_part(fleet, np.array([row]))[0].tolist()
+    total = 0
+    for shape, weight in zip(typical.shapes, typical.weights, strict=True):
+        may = not shape.models or fleet.models[fleet.model[row]] in shape.models
+        enough = [
+            free
+            for free, mib in zip(part, fleet.memory_total[row].tolist(), strict=True)
+            if free >= (1000 if shape.exclusive else max(shape.milli, shape.memory_milli, 1))
+            and (shape.exclusive or free * mib >= shape.memory_mib * 1000)
+        ]
+        if may and fleet.cpu_free[row] >= shape.cpu_milli and len(enough) >= shape.cards:
+            total += weight * sum(enough)
+    return total
 
 
 @few

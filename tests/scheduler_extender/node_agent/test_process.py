@@ -21,6 +21,7 @@ from scheduler_extender.adapters.api import Api
 from scheduler_extender.core.node_report import GPUS, node_seen
 from scheduler_extender.errors import Refused
 from scheduler_extender.listening import bound
+from scheduler_extender.node_agent import process as agent_process
 from scheduler_extender.node_agent.cli import app as command
 from scheduler_extender.node_agent.process import Process, _once
 from scheduler_extender.node_agent.settings import Settings
@@ -192,6 +193,41 @@ async def test_once_writes_once_and_a_second_time_only_a_heartbeat(
     assert _healthy(server, 0)
 
 
+@pytest.mark.parametrize(
+    ("allocatable", "holds", "told"),
+    [
+        pytest.param({}, 0, "", id="no device plugin"),
+        pytest.param({"nvidia.com/gpu": "8"}, 0, "nvidia.com/gpu: 8 here", id="all of the plugin"),
+        pytest.param({"nvidia.com/gpu": "8"}, 4, "the agent holds 4", id="some of the plugin"),
+        pytest.param({"nvidia.com/gpu": "8"}, 8, "", id="all ours"),
+        pytest.param({"nvidia.com/gpu": "7"}, 8, "", id="one is ill"),
+        pytest.param({"nvidia.com/gpu": "0"}, 0, "", id="none left"),
+        pytest.param({"nvidia.com/mig-1g.10gb": "3"}, 8, "nvidia.com/mig-1g.10gb: 3", id="MIG"),
+        pytest.param({"cpu": "64", "memory": "256Gi"}, 0, "", id="nothing of NVIDIA's"),
+    ],
+)
+async def test_gpus_that_the_device_plugin_may_give_to_others_get_no_pods(
+    server: NodesApiServer, tmp_path: Path, allocatable: dict[str, str], holds: int, told: str
+) -> None:
+    await server.put(NODE, {**server.node, "status": {"allocatable": allocatable}})
+    settings = Settings("n1", server.kubeconfig(tmp_path), once=True, holds=holds)
+    made = await _once(settings, FakeNvml([FakeCard("GPU-1")]))
+    assert _healthy(server, 0) == (not told)
+    assert all(told in why for _, why in made.report.ill)
+
+
+async def test_a_device_plugin_that_comes_later_is_noticed(
+    server: NodesApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_process, "PODS_S", 0.01)
+    async with running(server, tmp_path, FakeNvml([FakeCard("GPU-1")])):
+        await until(lambda: GPUS in server.node["metadata"]["annotations"] and _healthy(server, 0))
+        await server.put(NODE, {**server.node, "status": {"allocatable": {"nvidia.com/gpu": "1"}}})
+        await until(lambda: not _healthy(server, 0))
+        await server.put(NODE, {**server.node, "status": {"allocatable": {"nvidia.com/gpu": "0"}}})
+        await until(lambda: _healthy(server, 0))
+
+
 async def test_a_node_that_is_not_there_is_named_with_the_remedy(
     server: NodesApiServer, tmp_path: Path
 ) -> None:
@@ -233,10 +269,11 @@ def test_the_command_prints_a_report_where_there_is_no_driver_or_one() -> None:
 
 def test_the_command_tells_every_problem_and_exits_with_2() -> None:
     wrong = ["--json", "--enforcement", "hard", "--every-s", "0", "--kubeconfig", "/none"]
+    wrong += ["--holds", "-1"]
     result = CliRunner().invoke(command, wrong, env={"NODE_NAME": ""})
     assert result.exit_code == 2
     lines = result.stderr.strip().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all(line.startswith("tidegate node-agent: --") for line in lines)
     assert any("auto, none, cooperative, mps, dmem" in line for line in lines)
 
