@@ -47,7 +47,6 @@ class GpuScheduler:
 
     lab: Lab
     audit_s: float = 60.0
-    options: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Both answer when this returns. Raises `LabError`."""
@@ -57,9 +56,7 @@ class GpuScheduler:
     def start_extender(self) -> None:
         words = ("extender", "--listen", URL.removeprefix("http://"), "--namespace", "default")
         login = ("--kubeconfig", str(self.lab.kubeconfig), "--audit-s", f"{self.audit_s:g}")
-        ours = parts.ours(
-            EXTENDER, "autoscaler.cli", self.lab.folder, *words, *login, *self.options
-        )
+        ours = parts.ours(EXTENDER, "autoscaler.cli", self.lab.folder, *words, *login)
         self.lab.run(EXTENDER, *ours.command, env=ours.env)
         self.wait_ready()
 
@@ -83,9 +80,9 @@ class GpuScheduler:
 
 
 @contextmanager
-def gpu_scheduler(lab: Lab, *options: str, audit_s: float = 60.0) -> Iterator[GpuScheduler]:
-    """Running, and ended afterwards. `options`: more of the extender's."""
-    scheduler = GpuScheduler(lab, audit_s, options)
+def gpu_scheduler(lab: Lab, *, audit_s: float = 60.0) -> Iterator[GpuScheduler]:
+    """Running, and ended afterwards."""
+    scheduler = GpuScheduler(lab, audit_s)
     scheduler.start()
     try:
         yield scheduler

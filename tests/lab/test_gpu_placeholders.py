@@ -8,13 +8,15 @@ fresh one.
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.lab import gpu
-from tests.lab.gpu import GpuScheduler, a_gpu_pod, granted
+from tests.lab.gpu import a_gpu_pod, granted
 from tests.lab.lab import Lab
 from tests.lab.place import Object, Place
+from tests.lab.test_chart_install import CHART, complete, pods, scoped
 
 pytestmark = pytest.mark.lab
 
@@ -22,13 +24,6 @@ CARD_MIB = 24_000
 POOL = {"pool": "gpu"}
 TAINT = {"key": "gpu", "value": "only", "effect": "NoSchedule"}
 ROOM = {"cpu": "16", "memory": "64Gi", "pods": "50"}
-CLASS: Object = {
-    "apiVersion": "scheduling.k8s.io/v1",
-    "kind": "PriorityClass",
-    "metadata": {"name": "tidegate-placeholder"},
-    "value": -1,
-    "preemptionPolicy": "Never",
-}
 LABEL = "tidegate.dev/placeholder"
 HAS_GPUS = "tidegate.dev/has-gpus"
 # Seconds that the extender takes on purpose, before it asks for a node and between two steps, and
@@ -38,31 +33,41 @@ SOON_S = 120.0
 
 @pytest.fixture(scope="module")
 def home(lab: Lab) -> Iterator[Place]:
-    """Where placeholders are: a namespace with restricted Pod Security."""
-    with lab.namespace("home") as namespace:
-        lab.kubectl(
-            "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
-        )
-        yield Place(lab, namespace)
+    """The chart's kube-scheduler and extender, with the rights that they have there.
 
-
-@pytest.fixture(scope="module")
-def scheduler(lab: Lab, home: Place) -> Iterator[GpuScheduler]:
-    """With nodes of one pool that kwok plays, one at the start."""
+    In a namespace with restricted Pod Security; over a pool of nodes that kwok plays, one at first.
+    """
     lab.kwok()
-    lab.apply(CLASS)
     add_node(lab, "gpu-old")
     report(lab, "gpu-old")
-    options = ("--namespace", home.namespace, "--placeholders", "--gpu-nodes", "pool=gpu")
-    with gpu.gpu_scheduler(lab, *options, "--most-placeholders", "2") as scheduler:
-        yield scheduler
+    with lab.namespace("home") as namespace:
+        restricted = "pod-security.kubernetes.io/enforce=restricted"
+        lab.kubectl("label", "namespace", namespace, restricted)
+        home, objects = Place(lab, namespace), chart(lab, namespace)
+        lab.apply(objects)
+        try:
+            home.until(partial(is_up, home), within_s=SOON_S)
+            yield home
+        finally:
+            lab.kubectl("delete", "--wait=false", "-f", "-", stdin=objects)
     lab.kubectl("delete", "nodes", "-l", "pool=gpu", "--wait=false")
-    lab.kubectl("delete", "priorityclass", CLASS["metadata"]["name"])
     lab.stop_component("kwok")
 
 
+def chart(lab: Lab, namespace: str) -> str:
+    """What it installs for pods with GPUs, but for agents and webhook: nodes tell of their own."""
+    asked = {"enabled": True, "gpuNodes": "pool=gpu", "most": 2}
+    flags = scoped(namespace, {"scheduler": {"enabled": True, "placeholders": asked}})
+    shown = ("-s", "templates/scheduler.yaml", "-s", "templates/placeholders.yaml")
+    return lab.helm("template", "tide", str(CHART), "-n", namespace, *flags, *shown)
+
+
+def is_up(home: Place) -> bool:
+    return complete(home.get("deployment", "tidegate-scheduler"))
+
+
 @pytest.fixture
-def place(lab: Lab, scheduler: GpuScheduler) -> Iterator[Place]:
+def place(lab: Lab, home: Place) -> Iterator[Place]:
     with lab.namespace("gpu") as namespace:
         place = Place(lab, namespace)
         yield place
@@ -133,6 +138,7 @@ def test_a_pod_that_fits_nowhere_brings_a_node_and_its_placeholder_goes(
     (container,) = waiting["spec"]["containers"]
     assert container["resources"]["requests"] == {"cpu": "2", "memory": "2Gi"}
     assert waiting["spec"]["priority"] == -1
+    assert waiting["spec"]["preemptionPolicy"] == "Never"
 
     add_node(place.lab, "gpu-new")
     place.until(
@@ -144,9 +150,13 @@ def test_a_pod_that_fits_nowhere_brings_a_node_and_its_placeholder_goes(
     report(place.lab, "gpu-new")
     place.until(lambda: have_cards(place, "late-0", "late-1"), within_s=SOON_S)
     place.until(lambda: not placeholders(home), within_s=SOON_S)
-    pods = place.lab.get("pods", "-n", place.namespace)["items"]
-    assert {p["spec"]["nodeName"] for p in pods if "late" in p["metadata"]["name"]} == {"gpu-new"}
-    assert all(pod["metadata"]["labels"] == {HAS_GPUS: "true"} for pod in pods)
+    found = place.lab.get("pods", "-n", place.namespace)["items"]
+    assert {p["spec"]["nodeName"] for p in found if "late" in p["metadata"]["name"]} == {"gpu-new"}
+    assert all(pod["metadata"]["labels"] == {HAS_GPUS: "true"} for pod in found)
     nodes = ("gpu-old", "gpu-new")
     room = {node: {c.uuid: CARD_MIB for c in gpu.cards(node, 2, CARD_MIB)} for node in nodes}
-    assert not gpu.doubts(pods, room)
+    assert not gpu.doubts(found, room)
+    (scheduler,) = pods(place.lab, home.namespace, "scheduler")
+    said = home.log_of(scheduler, "extender")
+    assert "a node is asked of cluster autoscalers" in said
+    assert "forbidden" not in said.lower(), said
