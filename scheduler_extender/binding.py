@@ -44,23 +44,24 @@ class Binds:
         self.now_s = now_s
         self._going: dict[str, asyncio.Task[str]] = {}  # by UID
         self._unanswered: set[str] = set()  # UIDs with a Binding whose outcome is not known
-        self._wishes: OrderedDict[str, Demand | Unclear] = OrderedDict()
+        self._wishes: OrderedDict[str, tuple[Demand | Unclear, int]] = OrderedDict()
 
     @property
     def settled(self) -> bool:
         """Whether no Binding of ours can still take effect: the Lease may be given away then."""
         return not self._going and not any(map(self._state.held, self._unanswered))
 
-    def remember(self, uid: str, wish: Demand | Unclear) -> None:
+    def remember(self, uid: str, wish: Demand | Unclear, *, priority: int = 0) -> None:
         """A pod that was asked about will be bound soon, and then only its name is told."""
-        self._wishes[uid] = wish
+        self._wishes[uid] = wish, priority
         self._wishes.move_to_end(uid)
         if len(self._wishes) > MOST_WISHES:
             self._wishes.popitem(last=False)
 
     def wish(self, uid: str) -> Demand | Unclear | None:
         """What the pod was found to ask for when it was asked about last."""
-        return self._wishes.get(uid)
+        known = self._wishes.get(uid)
+        return known[0] if known is not None else None
 
     def check_leading(self) -> None:
         """Raises `NotLeading` where another answers, or we do not know the cluster yet."""
@@ -103,13 +104,13 @@ class Binds:
     async def _bind(self, asked: BindAsk) -> str:
         known = self._state.ledger.entry(asked.uid)
         if known is None:
-            wish = self._wishes.get(asked.uid) or await self._wish(asked)
+            wish, priority = self._wishes.get(asked.uid) or await self._wish(asked)
             if not isinstance(wish, Demand):
                 return str(wish)
             self.check_leading()
             if not wish.cards:
                 return await self._post(asked, None)
-            taken = self._state.hold(asked, wish, now_s=self.now_s())
+            taken = self._state.hold(asked, wish, now_s=self.now_s(), priority=priority)
             if isinstance(taken, Refusal):
                 return f"{asked.node}: {taken.why}"
             known = taken
@@ -122,18 +123,18 @@ class Binds:
             return f"{asked.node} changed since the pod's cards were held; they are in doubt"
         return await self._post(asked, known)
 
-    async def _wish(self, asked: BindAsk) -> Demand | str:
-        """The wish of a pod that no filter of ours saw: we are new here."""
+    async def _wish(self, asked: BindAsk) -> tuple[Demand | Unclear | str, int]:
+        """Wish and priority of a pod that no filter of ours saw: we are new here."""
         try:
             pod = await self._binder.read(asked.namespace, asked.pod)
         except (Unreachable, Refused) as trouble:
-            return str(trouble)
+            return str(trouble), 0
         if pod is None or pod.seen.uid != asked.uid:
-            return f"there is no pod {asked.namespace}/{asked.pod} of UID {asked.uid} any more"
+            return f"there is no pod {asked.namespace}/{asked.pod} of UID {asked.uid} any more", 0
         self._state.pod_read(pod.seen, now_s=self.now_s())
         if pod.seen.node:
-            return f"pod {asked.namespace}/{asked.pod} is bound to {pod.seen.node} already"
-        return pod.demand if isinstance(pod.demand, Demand) else str(pod.demand)
+            return f"pod {asked.namespace}/{asked.pod} is bound to {pod.seen.node} already", 0
+        return pod.demand, pod.seen.priority
 
     async def _post(self, asked: BindAsk, entry: Entry | None) -> str:
         grant = entry.grant if entry is not None else None

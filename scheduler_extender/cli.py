@@ -53,11 +53,19 @@ def extender(
     ] = None,
     lease: Annotated[str, typer.Option(help="The Lease that extenders share.")] = DEFAULTS.lease,
     namespace: Annotated[
-        str, typer.Option(help="Its namespace; the pod's own if left out.")
+        str,
+        typer.Option(help="Its namespace and that of placeholders; left out: the pod's own."),
     ] = DEFAULTS.namespace,
     audit_s: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between two audits of all GPUs.")
     ] = DEFAULTS.audit_s,
+    preempt: Annotated[
+        bool,
+        typer.Option(
+            help="Evict pods of lower priority where GPUs alone are scarce: kube-scheduler's own "
+            "preemption does not see those."
+        ),
+    ] = DEFAULTS.preempt,
     placeholders: Annotated[
         bool,
         typer.Option(
@@ -90,7 +98,7 @@ def extender(
         host, port = listen_address(listen)
         told = listen_address(pages, option="--pages") if pages else None
         settings = Settings(
-            host, port, kubeconfig, lease, namespace, audit_s, told,
+            host, port, kubeconfig, lease, namespace, audit_s, told, preempt,
             PlaceholderSettings(
                 placeholders,
                 most_placeholders,

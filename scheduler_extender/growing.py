@@ -12,7 +12,7 @@ import structlog
 
 from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.errors import NotFound, Refused, Unreachable
-from scheduler_extender.placeholders import Dropped, Plan, Standing, Wanted, plan, told
+from scheduler_extender.placeholders import Dropped, Plan, Standing, Wanted, plan
 from scheduler_extender.ports import Placeholders, Reporter
 from scheduler_extender.state import ClusterState
 
@@ -89,7 +89,7 @@ class Growth:
         return [
             pod
             for pod in self._state.placeholders.values()
-            if pod.namespace == self._namespace and not pod.deleting
+            if pod.namespace == self._namespace and not pod.leaving
         ]
 
     def _waiting(self) -> list[PodSeen]:
@@ -97,7 +97,9 @@ class Growth:
         return [
             pod
             for pod in self._state.unplaced.values()
-            if not told(pod).nominated and self._state.ledger.entry(pod.uid) is None
+            if not pod.nominated
+            and self._state.promises.of(pod.uid) is None
+            and self._state.ledger.entry(pod.uid) is None
         ]
 
     async def _label(self) -> bool:

@@ -33,6 +33,17 @@ class VerbMetrics:
         self._calls.labels(verb, str(status)).inc()
 
 
+class PreemptionMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.preemptions = Counter(
+            "tidegate_extender_preemptions", "Pods for which room was made on a node.",
+            registry=registry,
+        )  # fmt: skip
+        self.victims = Counter(
+            "tidegate_extender_victims", "Pods that were evicted for others.", registry=registry
+        )
+
+
 class StateCollector(Collector):
     def __init__(self, state: ClusterState, *, leading: Callable[[], bool]) -> None:
         self._state = state
@@ -55,6 +66,7 @@ class StateCollector(Collector):
             ("held_pods", "Pods whose Binding is not answered.", stages.count(Stage.HELD)),
             ("bound_pods", "Pods that have GPUs.", stages.count(Stage.BOUND)),
             ("waiting_pods", "Pods that found no room.", len(state.waiting)),
+            ("promised_pods", "Pods for which room on a node is kept.", len(state.promises)),
             ("placeholders", "Pods for which cluster autoscalers are to add nodes.",
              len(state.placeholders)),
             ("doubts", "Contradictions between annotations and state.", len(state.doubts())),

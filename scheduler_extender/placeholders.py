@@ -295,9 +295,13 @@ def _put(fleet: Fleet, demand: Demand, row: int) -> bool:
 
 
 def _soon(state: ClusterState) -> Fleet:
-    """Without pods that are on their way out, and without placeholders."""
-    fleet = state.fleet.copy()
-    for pod in {**state.ending, **state.placeholders}.values():
+    """Without pods that will be gone soon and without placeholders; what is promised is taken."""
+    fleet, promises = state.fleet.copy(), [*state.promises]
+    gone = dict(state.placeholders)
+    for node in state.leaving_on() | {promise.node for promise in promises}:
+        for uid in state.going(node, state.promises.victims(node)):
+            gone[uid] = state.pods[uid]
+    for pod in gone.values():
         row = fleet.row_of.get(pod.node)
         if row is None:
             continue
@@ -306,6 +310,10 @@ def _soon(state: ClusterState) -> Fleet:
             fleet.give_back(entry.grant)
         fleet.cpu_free[row] = min(fleet.cpu_free[row] + pod.cpu_milli, fleet.cpu_total[row])
         fleet.ram_free[row] = min(fleet.ram_free[row] + pod.ram_mib, fleet.ram_total[row])
+    for promise in promises:
+        row = fleet.row_of.get(promise.node)
+        if row is not None and state.ledger.entry(promise.uid) is None:
+            _put(fleet, promise.demand, row)
     return fleet
 
 

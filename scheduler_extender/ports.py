@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the extender needs of the world, by role. `adapters/kubernetes.py` is the real one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,6 +77,22 @@ class Retries(Protocol):
         ...
 
 
+class Evictor(Protocol):
+    """Makes room for a pod. Each raises `Refused` when nothing was changed, and `Unreachable`."""
+
+    async def evict(self, victim: PodSeen, *, dry_run: bool = False) -> None:
+        """Have this very pod end in its own time, if its disruption budgets allow it."""
+        ...
+
+    async def tell_why(self, victim: PodSeen, preemptor: Waiting) -> None:
+        """Write on a pod that is leaving that a scheduler made it go."""
+        ...
+
+    async def nominate(self, pod: Waiting, node: str) -> None:
+        """Have kube-scheduler keep CPU and memory of this node for the pod."""
+        ...
+
+
 class Placeholders(Protocol):
     """Raises `Refused`, `Unreachable`."""
 
@@ -103,4 +119,7 @@ class Reporter(Protocol):
 
     def warn(self, *, node: NodeSeen, reason: str, message: str) -> None: ...
 
+    def preempted(self, victim: PodSeen, *, by: Waiting, node: str) -> None: ...
+
+    def preempting(self, pod: Waiting, *, node: str, victims: Sequence[PodSeen]) -> None: ...
     def tell_pod(self, pod: PodSeen, *, reason: str, message: str) -> None: ...

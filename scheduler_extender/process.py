@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from scheduler_extender.adapters.api import Api
 from scheduler_extender.adapters.cluster import (
     KubernetesBinder,
+    KubernetesEvictor,
     KubernetesPodsAndNodes,
     KubernetesRetries,
 )
@@ -32,8 +33,9 @@ from scheduler_extender.binding import BIND_S, Binds
 from scheduler_extender.errors import GiveUp, NotLeading
 from scheduler_extender.growing import Growth
 from scheduler_extender.listening import Server, bound
-from scheduler_extender.metrics import StateCollector
+from scheduler_extender.metrics import PreemptionMetrics, StateCollector
 from scheduler_extender.ports import Reporter
+from scheduler_extender.preempting import Preempting
 from scheduler_extender.retrying import retry
 from scheduler_extender.settings import Settings
 from scheduler_extender.state import ClusterState
@@ -97,6 +99,15 @@ class Process:
         )
         registry = CollectorRegistry()
         registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
+        self._preempting = Preempting(
+            self._state,
+            evictor=KubernetesEvictor(api),
+            retries=self._retries,
+            reporter=self._reporter,
+            lease=self._lease,
+            metrics=PreemptionMetrics(registry),
+            epoch_s=time.time,
+        )
         verbs = Verbs(self._state, self._binds)
         app = App(
             verbs,
@@ -171,7 +182,10 @@ class Process:
             await asyncio.sleep(SETTLE_S)
             await self._binds.settle()
             now_s = time.monotonic()
+            self._preempting.look(now_s=now_s)
             await retry(self._state.waiting, self._retries, now_s=now_s)
+            if self._settings.preempt:
+                await self._preempting.turn(now_s=now_s)
             await self._growth.look(now_s=now_s)
             if now_s - audit_at_s >= self._settings.audit_s:
                 audit_at_s = now_s

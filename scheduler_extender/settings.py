@@ -48,6 +48,7 @@ class Settings:
     namespace: str = ""  # of the Lease; empty: the pod's, or the kubeconfig context's
     audit_s: float = 60.0  # seconds between two audits of all cards
     pages: tuple[str, int] | None = None  # where health and metrics are told too, and no verb
+    preempt: bool = True  # evict pods of lower priority where GPUs alone are scarce
     placeholders: PlaceholderSettings = PlaceholderSettings()
 
     def validate(self) -> None:

@@ -20,11 +20,14 @@ from scheduler_extender.core.ledger import Conflict, Entry, Fact, Ledger, Stage
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.core.typical import Arrivals, Typical
 from scheduler_extender.core.verdicts import VerdictCache
+from scheduler_extender.promises import Promises
 from scheduler_extender.waiting import WaitingPods
 from scheduler_extender.wire import BindAsk
 
 # Beyond what a Binding may take to be answered, by far; see `binding.BIND_S`.
 HOLD_S: Final = 60.0
+
+PROMISED: Final = Refusal("GPUs kept for a pod of no less priority", permanent=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,14 @@ class ClusterState:
         self.scores = ScoreCache(self.fleet, Typical((), ()))
         self.verdicts = VerdictCache(self.fleet)
         self.waiting = WaitingPods(self.fleet)
+        self.promises = Promises(self.ledger, going=self.going)
+        # Pods that have to be gone between these times count as going: one that had to be long ago
+        # may stay for ever, and one that may take longer is not waited for.
+        self.going_between = "", "9"
         self.nodes: dict[str, NodeSeen] = {}
         self.pods: dict[str, PodSeen] = {}  # by UID: those that the watch shows on a node
         self.unplaced: dict[str, PodSeen] = {}  # by UID: unschedulable, by kube-scheduler's word
         self.placeholders: dict[str, PodSeen] = {}  # by UID
-        self.ending: dict[str, PodSeen] = {}  # by UID: on a node, and being deleted
         self.nodes_synced = False
         self.pods_synced = False
         self._charges: dict[str, _Charge] = {}  # by UID
@@ -75,6 +81,7 @@ class ClusterState:
         self._unseen: dict[str, Unseen] = {}  # by UID: entries that the watch has not shown
         self._tampered: dict[str, Doubt] = {}  # by UID
         self._on: dict[str, set[str]] = {}  # by node: UIDs of `pods`
+        self._leaving: dict[str, str] = {}  # by UID of those that are being deleted: the node
         self._doubts: dict[str, tuple[Doubt, ...]] = {}  # by node
         self._cordoned: dict[str, frozenset[str]] = {}  # by node: UUIDs in doubt
 
@@ -117,9 +124,14 @@ class ClusterState:
         if pod.node:
             self._unseen.pop(pod.uid, None)
             self.waiting.over(pod.uid)
-        _note(self.unplaced, pod, pod.unplaced is not None)
+            self.promises.over(pod.uid)
+        elif pod.leaving:
+            self.waiting.over(pod.uid)
+            self.promises.over(pod.uid)
+        elif not pod.ended:
+            self.promises.seen(pod)
+        _note(self.unplaced, pod, pod.unplaced is not None and not pod.leaving)
         _note(self.placeholders, pod, bool(pod.placeholder) and not pod.ended)
-        _note(self.ending, pod, bool(pod.node) and pod.deleting)
         self._pod(pod)
 
     def pod_read(self, pod: PodSeen, *, now_s: float) -> None:
@@ -136,9 +148,10 @@ class ClusterState:
         pod = self.pods.pop(uid, None)
         if pod is not None:
             self._on[pod.node].discard(uid)
-        for noted in (self.unplaced, self.placeholders, self.ending):
+        for noted in (self._leaving, self.unplaced, self.placeholders):
             noted.pop(uid, None)
         self.waiting.over(uid)
+        self.promises.over(uid)
         self._release(uid)
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
@@ -149,13 +162,21 @@ class ClusterState:
         for unseen in tuple(self._unseen.values()):
             if unseen.uid not in uids and unseen.since_s < began_s:
                 self.pod_gone(unseen.uid)
+        for waiting in self.waiting:
+            if waiting.uid not in uids and waiting.asked_s < began_s:
+                self.pod_gone(waiting.uid)
+        for promise in self.promises:
+            if promise.uid not in uids:
+                self.promises.over(promise.uid)
         if not self.pods_synced:
             self.pods_synced = True
             self._expect()
 
     # What bind does
 
-    def hold(self, asked: BindAsk, demand: Demand, *, now_s: float) -> Entry | Refusal:
+    def hold(
+        self, asked: BindAsk, demand: Demand, *, now_s: float, priority: int = 0
+    ) -> Entry | Refusal:
         """Fit anew and take. A pod that has an entry keeps it, on whatever node that is."""
         uid, node = asked.uid, asked.node
         known = self.ledger.entry(uid)
@@ -168,6 +189,8 @@ class ClusterState:
         if cards is None:
             reason = why_not(self.fleet, demand, row)
             return reason or Refusal("no cards to choose", permanent=False)
+        if self.promises.spoiled(node, demand, uid=uid, priority=priority):
+            return PROMISED
         grant = self.fleet.grant(row, cards=cards, demand=demand)
         # CPU and memory are counted by node, for pods without GPUs use them as well.
         entry = self.ledger.hold(
@@ -201,6 +224,20 @@ class ClusterState:
     def on(self, node: str) -> tuple[PodSeen, ...]:
         """The pods that the watch shows on a node."""
         return tuple(self.pods[uid] for uid in self._on.get(node, ()))
+
+    def going(self, node: str, chosen: frozenset[str] = frozenset()) -> set[str]:
+        """UIDs of a node's pods that are being deleted and will be gone soon; so will `chosen`."""
+        overdue, remote = self.going_between
+        return {
+            pod.uid
+            for pod in self.on(node)
+            if overdue < pod.leaving < remote
+            or (pod.uid in chosen and not "" < pod.leaving <= overdue)
+        }
+
+    def leaving_on(self) -> set[str]:
+        """Nodes with pods that are being deleted."""
+        return set(self._leaving.values())
 
     # What filter does
 
@@ -274,6 +311,9 @@ class ClusterState:
         elif pod.node and self.pods.get(pod.uid) != pod:
             if pod.wish is not None and not self.pods_synced:
                 self.arrivals.observe([pod.wish])
+            if pod.leaving:
+                self._leaving[pod.uid] = pod.node
+                self._room(pod.node)
             self.pods[pod.uid] = pod
             self._on.setdefault(pod.node, set()).add(pod.uid)
             self._charge(pod.uid, _Charge(pod.node, pod.cpu_milli, pod.ram_mib))

@@ -6,6 +6,7 @@ and all others less, for kube-scheduler settles ties at random. Pick leaves the 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import compress, repeat
 from typing import Final
 
@@ -20,7 +21,7 @@ from scheduler_extender.core.score import NO_FIT, winner
 from scheduler_extender.core.verdicts import FITS, REFUSALS
 from scheduler_extender.errors import Malformed
 from scheduler_extender.preemption import victims_for
-from scheduler_extender.state import ClusterState
+from scheduler_extender.state import PROMISED, ClusterState
 
 UNKNOWN: Final = "no GPUs reported; is the node agent running there?"
 _WHY: Final = np.array([refusal.why for refusal in REFUSALS] + [UNKNOWN], dtype=object)
@@ -66,13 +67,13 @@ class Verbs:
     def preempt(self, body: bytes) -> bytes:
         self._binds.check_leading()
         asked = wire.preempt_ask(body)
-        wish, _ = self._wish(asked.pod)
+        wish, uid = self._wish(asked.pod)
         if isinstance(wish, Unclear):
             return wire.preempt_reply({})
-        priority = (asked.pod.get("spec") or {}).get("priority") or 0
-        return wire.preempt_reply(
-            victims_for(self._state, wish, asked.victims, priority=int(priority))
+        found = victims_for(
+            self._state, wish, asked.victims, uid=uid, priority=_priority(asked.pod)
         )
+        return wire.preempt_reply(found)
 
     async def bind(self, body: bytes) -> bytes:
         return wire.bind_reply(await self._binds.bind(wire.bind_ask(body)))
@@ -86,12 +87,27 @@ class Verbs:
         entry = self._state.ledger.entry(uid)
         if entry is not None:
             return _only(asked.names, entry.fact.node)
-        found = found_by(wish, asked.names)
+        kept = self._kept(asked.pod, wish, asked.names)
+        if kept:
+            left = [name for name in asked.names if name not in kept]
+            found = found_by(wish, left)
+            told = dict.fromkeys(kept, PROMISED.why)
+            found = replace(found, failed={**found.failed, **told})
+        else:
+            found = found_by(wish, asked.names)
         if found.fitting:
             self._state.waiting.over(uid)
         elif uid:
             self._state.waiting.refused(asked.pod, wish, asked.names, now_s=self._binds.now_s())
         return found
+
+    def _kept(self, pod: wire.Raw, wish: Demand, names: Sequence[str]) -> set[str]:
+        """The nodes where it would take what is kept for another."""
+        promises, uid, priority = self._state.promises, _uid(pod), _priority(pod)
+        if not promises:
+            return set()
+        nodes = {promise.node for promise in promises}.intersection(names)
+        return {node for node in nodes if promises.spoiled(node, wish, uid=uid, priority=priority)}
 
     def _picked(self, wish: Demand, names: Sequence[str]) -> wire.Filtered:
         """The winner alone; where none fits, what filter says: reasons cost more than scores."""
@@ -105,7 +121,7 @@ class Verbs:
 
     def _wish(self, pod: wire.Raw, *, anew: bool = False) -> tuple[Demand | Unclear, str]:
         """What the pod asks for, read anew by filter: annotations of a pending pod may change."""
-        uid = (pod.get("metadata") or {}).get("uid") or ""
+        uid = _uid(pod)
         known = self._binds.wish(uid)
         if known is not None and not anew:
             return known, uid
@@ -113,7 +129,7 @@ class Verbs:
             wish = demand_of(pod)
         except (AttributeError, KeyError, TypeError) as error:
             raise Malformed(f"ExtenderArgs.Pod is no pod: {error!r}") from error
-        self._binds.remember(uid, wish)
+        self._binds.remember(uid, wish, priority=_priority(pod))
         if known is None and isinstance(wish, Demand):
             self._state.arrived(wish)
         return wish, uid
@@ -200,6 +216,14 @@ def decisive(scores: Ints, order: Ints) -> Ints:
         points[fit] = (scores[fit] - least) * (wire.MAX_SCORE - 1) // (most - least)
     points[best] = wire.MAX_SCORE
     return points
+
+
+def _uid(pod: wire.Raw) -> str:
+    return (pod.get("metadata") or {}).get("uid") or ""
+
+
+def _priority(pod: wire.Raw) -> int:
+    return int((pod.get("spec") or {}).get("priority") or 0)
 
 
 def _told(names: Sequence[str], found: Ints, which: Mask) -> dict[str, str]:

@@ -21,7 +21,7 @@ from scheduler_extender.core.fit import fits
 from scheduler_extender.core.gpus import Fleet
 from scheduler_extender.wire import Raw
 
-MOST: Final = 2_000  # pods that are remembered; of more, the first ones
+MOST: Final = 2_000  # pods that are remembered; of more, the most important and then the first
 # A word that was not followed (kube-scheduler is down, or refuses the pod by itself) is said again
 # after this.
 AGAIN_S: Final = 30.0
@@ -61,12 +61,16 @@ class WaitingPods:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(tuple(self._pods.values()))
 
+    def of(self, uid: str) -> Waiting | None:
+        return self._pods.get(uid)
+
     def refused(self, pod: Raw, demand: Demand, names: Sequence[str], *, now_s: float) -> None:
         """None of `names` has room for it."""
         meta, spec = pod["metadata"], pod.get("spec") or {}
         uid = meta["uid"]
         known = self._pods.get(uid)
-        if known is None and len(self._pods) >= MOST:
+        priority = int(spec.get("priority") or 0)
+        if known is None and len(self._pods) >= MOST and not self._forget_below(priority):
             return
         self._told_s.pop(uid, None)
         self._pods[uid] = Waiting(
@@ -75,7 +79,7 @@ class WaitingPods:
             meta.get("name") or "",
             demand,
             self._known(names),
-            priority=int(spec.get("priority") or 0),
+            priority=priority,
             may_preempt=spec.get("preemptionPolicy") != "Never",
             since_s=known.since_s if known is not None else now_s,
             asked_s=now_s,
@@ -116,6 +120,14 @@ class WaitingPods:
         rows = np.flatnonzero(self._changed_s[: self._fleet.rows] >= oldest_s)
         changed_s = self._changed_s[rows][fits(self._fleet, demand, rows)]
         return float(changed_s.max(initial=-inf))
+
+    def _forget_below(self, priority: int) -> bool:
+        """Make room among them for one of this priority; false where all are as important."""
+        least = min(reversed(self._pods.values()), key=lambda pod: pod.priority)
+        if least.priority >= priority:
+            return False
+        self.over(least.uid)
+        return True
 
     def _known(self, names: Sequence[str]) -> tuple[str, ...]:
         """Our own strings for them: a name is kept once, however many pods wait for its node."""

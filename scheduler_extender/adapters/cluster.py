@@ -21,7 +21,7 @@ import structlog
 
 from scheduler_extender.adapters.api import STRATEGIC, Api, Raw
 from scheduler_extender.binding import BIND_S
-from scheduler_extender.core.annotations import HAS_GPUS, demand_of, pod_seen
+from scheduler_extender.core.annotations import HAS_GPUS, PodSeen, demand_of, pod_seen
 from scheduler_extender.core.node_report import node_seen
 from scheduler_extender.errors import Gone, NotFound, Refused, Unreachable
 from scheduler_extender.ports import Binding, PodRead, Watched
@@ -31,8 +31,10 @@ log = structlog.get_logger(__name__)
 
 PAGE: Final = "1000"
 WATCH_S: Final = 270
-RETRY_S: Final = 5.0
-ROOM: Final = "tidegate.dev/GPURoom"  # a condition of pods
+STATUS_S: Final = 5.0
+EVICT_S: Final = 5.0
+ROOM: Final = "tidegate.dev/GPURoom"  # conditions of pods
+TARGET: Final = "DisruptionTarget"
 LONGEST_WAIT_S: Final = 8.0
 # A pod that ends leaves this selection, and the watch tells that as if it were deleted.
 RUNNING: Final = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
@@ -160,6 +162,38 @@ class KubernetesBinder:
         return PodRead(pod_seen(raw), demand_of(raw))
 
 
+class KubernetesEvictor:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def evict(self, victim: PodSeen, *, dry_run: bool = False) -> None:
+        options: Raw = {"preconditions": {"uid": victim.uid}}
+        if dry_run:
+            options["dryRun"] = ["All"]
+        await self._api.ask(
+            "POST",
+            f"{_pod(victim.namespace, victim.name)}/eviction",
+            body={
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": victim.name, "namespace": victim.namespace},
+                "deleteOptions": options,
+            },
+            timeout_s=EVICT_S,
+        )
+
+    async def tell_why(self, victim: PodSeen, preemptor: Waiting) -> None:
+        """By the condition of kube-scheduler's own victims: as long as one is there, it leaves the
+        preemptor's nomination alone. The Eviction API writes another reason; this comes after it.
+        """
+        why = f"making room for pod {preemptor.namespace}/{preemptor.name} of higher priority"
+        told = _condition(TARGET, "PreemptionByScheduler", why)
+        await _write_status(self._api, victim, {"conditions": [told]})
+
+    async def nominate(self, pod: Waiting, node: str) -> None:
+        await _write_status(self._api, pod, {"nominatedNodeName": node})
+
+
 class KubernetesRetries:
     """By a condition of the pod: kube-scheduler tries a pod of its own again that changes.
 
@@ -170,20 +204,29 @@ class KubernetesRetries:
         self._api = api
 
     async def retry(self, pod: Waiting) -> None:
-        condition = {
-            "type": ROOM,
-            "status": "True",
-            "reason": "RoomMade",
-            "message": "GPUs were freed after this pod was refused; it is tried again",
-            "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        await self._api.ask(
-            "PATCH",
-            f"{_pod(pod.namespace, pod.name)}/status",
-            body={"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}},
-            kind=STRATEGIC,
-            timeout_s=RETRY_S,
-        )
+        why = "GPUs were freed, or could be, after this pod was refused; it is tried again"
+        await _write_status(self._api, pod, {"conditions": [_condition(ROOM, "RoomMade", why)]})
+
+
+async def _write_status(api: Api, pod: PodSeen | Waiting, status: Raw) -> None:
+    """Of this very pod; what is not named stays."""
+    await api.ask(
+        "PATCH",
+        f"{_pod(pod.namespace, pod.name)}/status",
+        body={"metadata": {"uid": pod.uid}, "status": status},
+        kind=STRATEGIC,
+        timeout_s=STATUS_S,
+    )
+
+
+def _condition(kind: str, reason: str, message: str) -> Raw:
+    return {
+        "type": kind,
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 def _kinds(watched: Watched) -> tuple[_Kind, _Kind]:

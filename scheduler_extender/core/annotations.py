@@ -79,21 +79,21 @@ class Granted:
 class Unplaced:
     """Of a pod that kube-scheduler calls unschedulable, and that asks for GPUs.
 
-    `pool`: which nodes it may use, as JSON of the fields of its spec that say so. `nominated`: the
-    node where it goes once those are gone that were evicted for it.
+    `pool`: which nodes it may use, as JSON of the fields of its spec that say so.
     """
 
     demand: Demand
     pool: str
-    nominated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
-    `wish`: of pods with a grant; what to expect is learned from it after a restart. `deleting`: it
-    is on its way out. `labelled`, `placeholder`: whether it has that label, what that label says.
+    `wish`: of pods with a grant, for what to expect is learned from it after a restart, and of
+    pods that wait for a node that was `nominated` for them. `created`, and `leaving`, when a pod
+    that is being deleted has to be gone: as the API server writes times, which sort as texts do.
+    `labelled`, `placeholder`: whether it has that label, what that label says.
     """
 
     uid: str
@@ -107,20 +107,23 @@ class PodSeen:
     granted: Granted | None = None
     wish: Demand | None = None
     unread: str = ""
+    created: str = ""
+    leaving: str = ""
+    nominated: str = ""
     unplaced: Unplaced | None = None
-    deleting: bool = False
     labelled: bool = False
     placeholder: str = ""
 
 
 def pod_seen(raw: Raw) -> PodSeen:
     """Raises KeyError, TypeError, ValueError or AttributeError for what is no pod."""
-    meta, spec = raw["metadata"], raw.get("spec") or {}
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels = meta.get("labels") or {}
+    nominated = "" if spec.get("nodeName") else status.get("nominatedNodeName") or ""
     granted, wish, unread = None, None, ""
     try:
         granted = granted_to(meta.get("annotations") or {})
-        wish = demand_of(raw) if granted is not None else None
+        wish = demand_of(raw) if nominated or granted is not None else None
     except ValueError as error:
         unread = str(error)
     return PodSeen(
@@ -128,15 +131,17 @@ def pod_seen(raw: Raw) -> PodSeen:
         namespace=meta["namespace"],
         name=meta["name"],
         node=spec.get("nodeName") or "",
-        ended=(raw.get("status") or {}).get("phase") in TERMINAL,
+        ended=status.get("phase") in TERMINAL,
         cpu_milli=requested(spec, "cpu", quantity.milli),
         ram_mib=requested(spec, "memory", quantity.mib),
         priority=spec.get("priority") or 0,
         granted=granted,
         wish=wish if isinstance(wish, Demand) else None,
         unread=unread,
+        created=meta.get("creationTimestamp") or "",
+        leaving=meta.get("deletionTimestamp") or "",
+        nominated=nominated,
         unplaced=_unplaced(raw),
-        deleting=bool(meta.get("deletionTimestamp")),
         labelled=HAS_GPUS in labels,
         placeholder=labels.get(PLACEHOLDER) or "",
     )
@@ -158,7 +163,7 @@ def _unplaced(raw: Raw) -> Unplaced | None:
         "tolerations": spec.get("tolerations") or [],
     }
     text = orjson.dumps(pool, option=orjson.OPT_SORT_KEYS).decode()
-    return Unplaced(demand, text, status.get("nominatedNodeName") or "")
+    return Unplaced(demand, text)
 
 
 def grant_annotations(grant: Grant) -> dict[str, str]:

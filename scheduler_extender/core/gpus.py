@@ -8,6 +8,7 @@ changes of nodes.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
@@ -242,6 +243,16 @@ class Fleet:
         for name, value in vars(self).items():
             setattr(twin, name, value.copy() if hasattr(value, "copy") else value)
         return twin
+
+    def alone(self, name: str) -> "Fleet":
+        """A fleet of its own with this node only, in row 0."""
+        row, one = self.row_of[name], copy(self)
+        for field, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(one, field, value[row : row + 1].copy())
+        one.names, one.row_of, one.nodes = [name], {name: 0}, {name: self.nodes[name]}
+        one.mesh_pods, one._order = Counter(), None
+        return one
 
     def _move(self, row: int, grant: Grant, *, sign: int) -> None:
         for part in grant.parts:

@@ -206,6 +206,7 @@ MAY = [
     ("scheduler", "create", "/pods/binding"),
     ("scheduler", "watch", "/nodes/"),
     ("scheduler", "patch", "/pods/status"),
+    ("scheduler", "create", "/pods/eviction"),
     ("node-agent", "patch", "/nodes/"),
     ("node-agent", "list", "/pods/"),
 ]

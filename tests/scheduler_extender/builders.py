@@ -5,13 +5,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from prometheus_client import CollectorRegistry
 
 from scheduler_extender.binding import Binds
 from scheduler_extender.core.gpus import Card, NodeGpus
 from scheduler_extender.core.node_report import NodeReport, NodeSeen
+from scheduler_extender.metrics import PreemptionMetrics
+from scheduler_extender.preempting import Preempting
 from scheduler_extender.state import ClusterState
 from scheduler_extender.verbs import Verbs
-from tests.scheduler_extender.fakes import Clock, FakeBinder, FakeCluster, FakeLease, FakeWatch
+from tests.scheduler_extender.fakes import (
+    Clock,
+    FakeBinder,
+    FakeCluster,
+    FakeEvictor,
+    FakeLease,
+    FakeReporter,
+    FakeRetries,
+    FakeWatch,
+)
 
 CARD_MIB = 40_000
 
@@ -40,6 +52,18 @@ class Extender:
         self.state = ClusterState()
         self.binds = Binds(self.state, binder=self.binder, lease=self.lease, now_s=clock.now_s)
         self.verbs = Verbs(self.state, self.binds)
+        self.evictor = FakeEvictor(self.cluster, fate=self.binder._fate)
+        self.retries = FakeRetries()
+        self.reporter = FakeReporter()
+        self.preempting = Preempting(
+            self.state,
+            evictor=self.evictor,
+            retries=self.retries,
+            reporter=self.reporter,
+            lease=self.lease,
+            metrics=PreemptionMetrics(CollectorRegistry()),
+            epoch_s=clock.now_s,
+        )
         self.watch = FakeWatch(self.cluster, self.state)
         for node in self.nodes:
             self.state.node_seen(node)

@@ -7,16 +7,21 @@ hear of may be done, not done, or done a little later.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from scheduler_extender.core.annotations import demand_of, pod_seen
-from scheduler_extender.errors import Refused, Unreachable
+from scheduler_extender.core.annotations import PodSeen, demand_of, pod_seen
+from scheduler_extender.core.node_report import NodeSeen
+from scheduler_extender.errors import NotFound, Refused, Unreachable
 from scheduler_extender.ports import Binding, PodRead, Watched
+from scheduler_extender.preempting import stamp
+from scheduler_extender.waiting import Waiting
 
 Raw = dict[str, Any]
+
+GRACE_S = 30.0  # a pod's own time to end
 
 
 class Clock:
@@ -64,11 +69,23 @@ class FakeCluster:
     def end(self, name: str) -> None:
         self._write({**self.pods["ns", name], "status": {"phase": "Succeeded"}})
 
+    def leave(self, name: str) -> None:
+        """Its deletion begins."""
+        pod = self.pods["ns", name]
+        leaving = stamp(self.clock.s + GRACE_S)
+        self._write({**pod, "metadata": {"deletionTimestamp": leaving, **pod["metadata"]}})
+
+    def write_status(self, name: str, **fields: Any) -> None:
+        pod = self.pods["ns", name]
+        self._write({**pod, "status": {**pod["status"], **fields}})
+
     def bind(self, binding: Binding) -> None:
         """Raises `Refused` as the API server would."""
         pod = self.pods.get((binding.namespace, binding.pod))
         if pod is None:
             raise Refused(f"no pod {binding.pod} (404)")
+        if "deletionTimestamp" in pod["metadata"]:
+            raise Refused(f"{binding.pod} is being deleted (409)")
         if pod["metadata"]["uid"] != binding.uid:
             raise Refused(f"{binding.pod} has another UID (409)")
         if pod["spec"].get("nodeName"):
@@ -170,6 +187,84 @@ class FakeBinder:
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             await waiting
+
+
+class FakeEvictor:
+    """Evicts whom no budget protects; `fate` decides what becomes of a request."""
+
+    def __init__(
+        self, cluster: FakeCluster, *, fate: Callable[[], Fate] = lambda: Fate.ANSWERED
+    ) -> None:
+        self.cluster = cluster
+        self.protected: set[str] = set()
+        self.evicted: list[str] = []
+        self.pairs: list[tuple[Raw, Waiting]] = []  # victim and preemptor
+        self.nominated: dict[str, str] = {}  # by name: the node
+        self.refuses: Callable[[], bool] = lambda: False  # also whom no budget protects
+        self._fate = fate
+
+    async def evict(self, victim: PodSeen, *, dry_run: bool = False) -> None:
+        pod = self._found(victim)
+        if victim.name in self.protected or (not dry_run and self.refuses()):
+            raise Refused(f"{victim.name} is protected by its budget (429)")
+        fate = Fate.ANSWERED if dry_run else self._fate()
+        if fate is Fate.BUSY:
+            raise Refused("the server is busy (429)")
+        if fate in (Fate.REQUEST_LOST, Fate.LATE):
+            raise Unreachable("no answer in time", after_s=0.0)
+        if dry_run:
+            return
+        self.evicted.append(victim.name)
+        if "deletionTimestamp" not in pod["metadata"]:
+            self.cluster.leave(victim.name)
+        if fate is Fate.REPLY_LOST:
+            raise Unreachable("the reply was lost", after_s=0.0)
+
+    async def tell_why(self, victim: PodSeen, preemptor: Waiting) -> None:
+        self.pairs.append((self._found(victim), preemptor))
+
+    async def nominate(self, pod: Waiting, node: str) -> None:
+        self._found(pod)
+        self.nominated[pod.name] = node
+        self.cluster.write_status(pod.name, nominatedNodeName=node)
+
+    def _found(self, asked: PodSeen | Waiting) -> Raw:
+        pod = self.cluster.pods.get((asked.namespace, asked.name))
+        if pod is None or pod["metadata"]["uid"] != asked.uid:
+            raise NotFound(f"no pod {asked.name} of this UID (404)")
+        return pod
+
+
+class FakeRetries:
+    """`down`: the API server does not answer."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.down = False
+
+    async def retry(self, pod: Waiting) -> None:
+        if self.down:
+            raise Unreachable("no answer", after_s=0.0)
+        self.names.append(pod.name)
+
+
+class FakeReporter:
+    """What was told, in a line each."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def warn(self, *, node: NodeSeen, reason: str, message: str) -> None:
+        self.told.append(f"{node.name}: {message}")
+
+    def tell_pod(self, pod: PodSeen, *, reason: str, message: str) -> None:
+        self.told.append(f"{pod.name}: {message}")
+
+    def preempted(self, victim: PodSeen, *, by: Waiting, node: str) -> None:
+        self.told.append(f"{victim.name} made room on {node} for {by.name}")
+
+    def preempting(self, pod: Waiting, *, node: str, victims: Sequence[PodSeen]) -> None:
+        self.told.append(f"{pod.name} gets room on {node}")
 
 
 class FakeLease:

@@ -4,20 +4,28 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scheduler_extender.adapters.api import Api
-from scheduler_extender.adapters.cluster import KubernetesBinder, KubernetesPodsAndNodes
+from scheduler_extender.adapters.cluster import (
+    KubernetesBinder,
+    KubernetesEvictor,
+    KubernetesPodsAndNodes,
+)
 from scheduler_extender.adapters.events import KubernetesReporter
 from scheduler_extender.adapters.lease import DEADLINE_S, LEASE_S, KubernetesLease
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.core import annotations as named
+from scheduler_extender.core.annotations import pod_seen
+from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
-from scheduler_extender.errors import GiveUp, Refused, Unreachable
+from scheduler_extender.errors import GiveUp, NotFound, Refused, Unreachable
 from scheduler_extender.ports import Binding
 from scheduler_extender.state import HOLD_S, ClusterState
+from scheduler_extender.waiting import Waiting
 from tests.scheduler_extender.fakes import Clock, a_pod
 from tests.scheduler_extender.test_process import BindingApiServer, until
 
@@ -228,3 +236,41 @@ async def test_the_same_warning_is_one_event(server: BindingApiServer, tmp_path:
         await asyncio.wait(reporter._writing)
     events = [raw for key, raw in server.objects.items() if key[1] == "events"]
     assert [(event["regarding"]["name"], event["note"]) for event in events] == [("n1", "so")]
+
+
+async def test_a_dry_run_evicts_nobody_and_a_pod_of_another_uid_is_left_alone(
+    server: BindingApiServer, tmp_path: Path
+) -> None:
+    victim = pod_seen(await server.put_pod(a_pod("p", node="n1")))
+    async with Api(server.kubeconfig(tmp_path)) as api:
+        evictor = KubernetesEvictor(api)
+        await evictor.evict(victim, dry_run=True)
+        with pytest.raises(Refused, match="409"):
+            await evictor.evict(replace(victim, uid="another"))
+        server.protected = {"p"}
+        with pytest.raises(Refused, match="429"):
+            await evictor.evict(victim, dry_run=True)
+        assert ("", "pods", "ns", "p") in server.objects
+        server.protected = set()
+        await evictor.evict(victim)
+        assert ("", "pods", "ns", "p") not in server.objects
+        with pytest.raises(NotFound):
+            await evictor.evict(victim)
+
+
+async def test_an_event_of_a_pod_lies_beside_the_pod(
+    server: BindingApiServer, tmp_path: Path
+) -> None:
+    victim = pod_seen(a_pod("low", node="n1"))
+    async with Api(server.kubeconfig(tmp_path)) as api:
+        reporter = KubernetesReporter(api, instance="pod")
+        reporter.preempted(victim, by=WAITING, node="n1")
+        await asyncio.wait(reporter._writing)
+    (event,) = [raw for key, raw in server.objects.items() if key[1] == "events"]
+    assert event["metadata"]["namespace"] == "ns"
+    assert (event["type"], event["reason"]) == ("Normal", "Preempted")
+    assert (event["regarding"]["name"], event["related"]["name"]) == ("low", "high")
+    assert "ns/high" in event["note"]
+
+
+WAITING = Waiting("uid", "ns", "high", Demand(), (), 9, may_preempt=True, since_s=0, asked_s=0)

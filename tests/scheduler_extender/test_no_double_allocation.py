@@ -2,7 +2,8 @@
 """No card is ever given twice, and none is lost, whatever goes wrong between any two calls.
 
 Judged by the annotations in the API server alone. Thousands of Bindings, while requests and replies
-are lost, delayed and repeated, pods are deleted, processes crash and the lead changes hands.
+are lost, delayed and repeated, pods are deleted, and evicted for others of higher priority,
+processes crash and the lead changes hands.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ WISHES: list[dict[str, str]] = [
     {named.CORE: "30%"},
     {named.COUNT: "2", named.MEMORY: "12Gi"},
 ]
+PRIORITIES = [0, 0, 0, 10, 100]
 FATES = [Fate.ANSWERED] * 6 + [Fate.REPLY_LOST, Fate.REQUEST_LOST, Fate.LATE, Fate.BUSY]
 
 
@@ -48,6 +50,7 @@ class Story:
         self.told: Counter[str] = Counter()
         self.leader = self.begin()
         self.settling = asyncio.create_task(self.settle(self.leader))
+        self.preempting = asyncio.create_task(self.preempt(self.leader))
 
     def begin(self) -> Extender:
         """A new process that has just won the Lease, and lists after that."""
@@ -79,7 +82,10 @@ class Story:
         name = f"p{self.chance.randrange(400)}"  # names come again, UIDs never
         if ("ns", name) not in self.cluster.pods:
             wish = self.chance.choice(WISHES)
-            pod = self.cluster.create(name, uid=f"uid-{self.names}", annotations=wish)
+            priority = self.chance.choice(PRIORITIES)
+            pod = self.cluster.create(
+                name, uid=f"uid-{self.names}", annotations=wish, priority=priority
+            )
             self.schedule(pod)
 
     async def retry(self) -> None:
@@ -146,11 +152,25 @@ class Story:
         if self.cluster.pods and (len(self.cluster.pods) > 60 or self.chance.random() < 0.4):
             _, name = self.chance.choice(list(self.cluster.pods))
             self.chance.choice([self.cluster.delete, self.cluster.end])(name)
+        for (_, name), pod in tuple(self.cluster.pods.items()):
+            if "deletionTimestamp" in pod["metadata"] and self.chance.random() < 0.3:
+                self.cluster.delete(name)
 
     async def wait(self) -> None:
         await self.pass_time(self.chance.expovariate(0.3))
         if self.settling.done():
             self.settling = asyncio.create_task(self.settle(self.leader))
+        if self.preempting.done():
+            self.preempting = asyncio.create_task(self.preempt(self.leader))
+
+    async def preempt(self, leader: Extender) -> None:
+        now_s, victims = self.clock.s, len(leader.evictor.pairs)
+        leader.preempting.look(now_s=now_s)
+        await leader.preempting.turn(now_s=now_s)
+        for victim, preemptor in leader.evictor.pairs[victims:]:
+            self.told["evicted"] += 1
+            assert victim["spec"]["priority"] < preemptor.priority
+            assert leader.state.ledger.entry(preemptor.uid) is None
 
     async def settle(self, leader: Extender) -> str:
         await leader.binds.settle()
@@ -183,6 +203,10 @@ class Story:
             await asyncio.sleep(0)
         await self.crash()
 
+    @property
+    def settled(self) -> bool:
+        return self.settling.done() and self.preempting.done()
+
     def kill(self) -> None:
         self.leader.lease.leading = False
         self.leader.binder.die()
@@ -192,6 +216,8 @@ class Story:
         if self.checked == len(self.cluster.history):
             return
         self.checked = len(self.cluster.history)
+        if self.preempting.done():
+            self.preempting.result()
         for uuid, having in self.by_card().items():
             assert sum(memory for memory, _ in having) <= CARD_MIB, uuid
             assert sum(milli for _, milli in having) <= 1000, uuid
@@ -211,7 +237,7 @@ class Story:
         """Everything under way ends, and the watch catches up."""
         await self.read_list()
         for _ in range(3):
-            while self.leader.binder.waiting or self.tasks or not self.settling.done():
+            while self.leader.binder.waiting or self.tasks or not self.settled:
                 self.leader.binder.go()
                 await asyncio.sleep(0)
             self.clock.s += HOLD_S
@@ -246,3 +272,4 @@ async def test_no_card_is_given_twice_and_none_is_lost(seed: int) -> None:
     story.kill()
     await story.turn()
     assert min(story.told[act] for act in ("crash", "hand_over", "list_anew")) > 10, story.told
+    assert story.told["evicted"] > 10, story.told

@@ -143,6 +143,20 @@ async def test_who_fits_once_pods_are_gone_that_end_now_needs_no_node() -> None:
     assert [one.pods for one in planned(extender).make] == [("ns/elsewhere",), ("ns/late-2",)]
 
 
+async def test_room_that_is_made_for_another_is_not_counted_on() -> None:
+    extender = await full(a_node("n"))
+    going = extender.cluster.pods["ns", "n-0"]
+    going["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    show(extender, going)
+    late = waits(extender, "late", WHOLE, "n")
+    assert plan(extender.state, (late,), most=MOST) == Plan()
+    waits(extender, "important", WHOLE, "n", priority=10)
+    nominated = extender.cluster.pods["ns", "important"]
+    nominated["status"]["nominatedNodeName"] = "n"
+    show(extender, nominated)
+    assert [one.pods for one in plan(extender.state, (late,), most=MOST).make] == [("ns/late",)]
+
+
 async def test_what_no_node_has_even_when_empty_is_told_and_brings_none() -> None:
     extender = await full(a_node("n"))
     pod = waits(extender, "big", {named.COUNT: "3"}, "n")

@@ -30,7 +30,15 @@ LEASE = "/apis/coordination.k8s.io/v1/namespaces/here/leases/tidegate-extender"
 
 
 class BindingApiServer(FakeApiServer):
-    """Binds pods as the real one does; field selectors of pods are passed by."""
+    """Binds and evicts pods as the real one does; field selectors of pods are passed by.
+
+    `protected`: names of pods whose disruption budgets allow nothing. An evicted pod is gone at
+    once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protected: set[str] = set()
 
     async def _list(self, place: Place, query: dict[str, str], body: Any) -> web.Response:
         return await super()._list(place, {**query, "fieldSelector": ""}, body)
@@ -41,6 +49,8 @@ class BindingApiServer(FakeApiServer):
         return await super()._watch(request, place, {**query, "fieldSelector": ""})
 
     async def _create(self, place: Place, query: dict[str, str], body: Any) -> web.Response:
+        if place.subresource == "eviction":
+            return await self._evict(place, body)
         if place.subresource != "binding":
             return await super()._create(place, query, body)
         pod = self.objects.get(("", "pods", place.namespace, place.name))
@@ -55,6 +65,19 @@ class BindingApiServer(FakeApiServer):
         at = Place(place.path, "", "pods", place.namespace, place.name)
         bound = {**pod, "metadata": {**meta, "annotations": notes, "labels": labels}, "spec": spec}
         await self._store(at, bound, kind="MODIFIED")
+        return _json({"kind": "Status", "status": "Success"}, status=201)
+
+    async def _evict(self, place: Place, body: Any) -> web.Response:
+        options = body["deleteOptions"]
+        pod = self.objects.get(("", "pods", place.namespace, place.name))
+        if pod is None:
+            return _refuse(404)
+        if pod["metadata"]["uid"] != options["preconditions"]["uid"]:
+            return _refuse(409)
+        if place.name in self.protected:
+            return _refuse(429)
+        if options.get("dryRun") != ["All"]:
+            await self.remove(place.path.removesuffix("/eviction"))
         return _json({"kind": "Status", "status": "Success"}, status=201)
 
     async def put_node(self, name: str, *, cards: int = 2) -> None:
@@ -233,6 +256,44 @@ async def test_a_body_that_is_not_the_protocol_is_a_400_and_an_unknown_path_a_40
         answer = await client.post("/filter", content=b"{")
         assert (answer.status_code, "ExtenderArgs" in answer.text) == (400, True)
         assert (await client.get("/filter")).status_code == 404
+
+
+async def test_a_pod_of_high_priority_gets_the_card_of_a_lower_one(
+    server: BindingApiServer, tmp_path: Path
+) -> None:
+    """Not that of the pod that its budget protects, though it costs less."""
+    for name, node, priority in (("least", "n1", 0), ("low", "n2", 1)):
+        notes = {named.GRANTED_UUIDS: f"GPU-{node}-0,GPU-{node}-1"}
+        notes |= {named.GRANTED_MIB: "40000", named.GRANTED_CORE: "100"}
+        await server.put_pod(a_pod(name, annotations=notes, node=node, priority=priority))
+    server.protected = {"least"}
+    high = await server.put_pod(a_pod("high", annotations={named.COUNT: "1"}, priority=9))
+    late = a_pod("late", annotations={named.COUNT: "2"}, priority=0)
+    async with a_process(server, tmp_path) as (client, _):
+        found = (await client.post("/filter", json=asked(high, "n1", "n2"))).json()
+        assert found["NodeNames"] == []
+
+        async def is_nominated() -> bool:
+            pod = server.objects["", "pods", "ns", "high"]
+            return bool(pod["status"].get("nominatedNodeName") == "n2")
+
+        await until(is_nominated)
+        assert ("", "pods", "ns", "least") in server.objects
+        refused = (await client.post("/filter", json=asked(late, "n1", "n2"))).json()
+        assert "kept for a pod" in refused["FailedNodes"]["n2"]
+        assert (await client.post("/bind", json=binding(high, "n2"))).json() == {"Error": ""}
+        metrics = (await client.get("/metrics")).text
+        assert "tidegate_extender_preemptions_total 1.0" in metrics
+        assert "tidegate_extender_victims_total 1.0" in metrics
+
+        async def is_told() -> bool:
+            events = [raw for key, raw in server.objects.items() if key[1] == "events"]
+            return {(one["reason"], one["regarding"]["name"]) for one in events} == {
+                ("Preempted", "low"),
+                ("Preempting", "high"),
+            }
+
+        await until(is_told)
 
 
 async def is_alive(client: httpx.AsyncClient) -> bool:
