@@ -94,7 +94,7 @@ def as_it_will_be(state: ClusterState, node: str, *, uid: str, priority: int) ->
 def evictable(
     state: ClusterState, node: str, *, priority: float, spared: Collection[str] = ()
 ) -> list[Occupant]:
-    """Pods on the node of less than this priority whose eviction would free GPUs."""
+    """Pods on the node of less than this priority whose eviction would free GPUs, by UID."""
     going = state.promises.victims(node)
     found = []
     for pod in state.on(node):
@@ -103,7 +103,7 @@ def evictable(
             continue
         if entry is not None and entry.grant is not None and entry.stage is Stage.BOUND:
             found.append(Occupant(pod, entry.grant))
-    return found
+    return sorted(found, key=lambda one: one.pod.uid)
 
 
 def victims_on(

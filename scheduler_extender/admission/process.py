@@ -25,6 +25,7 @@ from scheduler_extender.listening import Server, bound
 
 log = structlog.get_logger(__name__)
 
+LINGER_S: Final = 3.0  # API servers hear a moment later that a pod goes, and do not ask twice
 LEAVE_S: Final = 10  # to end what is being answered
 
 
@@ -98,8 +99,8 @@ def _config(app: Any, *, tls: Served | None = None) -> uvicorn.Config:
 
 async def _until_told(settings: Settings, files: Certificate | None, taken: Sockets) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, loop.call_later, LINGER_S, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.set)
     host, port = taken.webhook.getsockname()[:2]
     log.info("admission started", listen=f"{host}:{port}", scheduler=settings.wiring.scheduler)
     if files is not None:

@@ -41,8 +41,9 @@ def extender(
     """The extender's verbs on one core, and how long a restart takes.
 
     A cluster is made up in a second process that serves it as an API server would; listing it until
-    ready is the restart. Then pods of many shapes are filtered, ranked and bound, body by body, and
-    leave again. Times of verbs are without HTTP, and bind's without the API server.
+    ready is the restart. Then pods of many shapes are filtered and ranked, or picked, and bound,
+    body by body, and leave again. Times of verbs are without HTTP, and bind's without the API
+    server.
     """
     asked = tuple(dict.fromkeys(names or [min(500, nodes), nodes]))
     try:
@@ -66,15 +67,15 @@ def extender(
 
 def _check(*, nodes: int, cards: int, pods: int, names: tuple[int, ...], calls: int) -> None:
     problems = []
-    for option, value, most in (
-        ("--nodes", nodes, MOST_NODES),
-        ("--cards", cards, 16),
-        ("--pods", pods, 50 * nodes),
-        ("--calls", calls, MOST_CALLS),
-        *(("--names", count, nodes) for count in names),
+    for option, value, least, most in (
+        ("--nodes", nodes, 1, MOST_NODES),
+        ("--cards", cards, 1, 16),
+        ("--pods", pods, 1, 50 * nodes),
+        ("--calls", calls, 2, MOST_CALLS),  # one is chosen, one picked
+        *(("--names", count, 1, nodes) for count in names),
     ):
-        if not 1 <= value <= most:
-            problems.append(f"{option} {value}: a number from 1 to {most}")
+        if not least <= value <= most:
+            problems.append(f"{option} {value}: a number from {least} to {most}")
     if problems:
         raise BadInput(*problems)
 
@@ -105,12 +106,12 @@ def _print(report: "Report") -> None:
         title_justify="left",
     )
     table.add_column("names a call", justify="right")
-    for verb in ("filter", "rank", "both", "bind", "both CPU", "bind CPU"):
+    for verb in ("both", "pick", "bind", "both CPU", "pick CPU", "bind CPU"):
         for figure in ("p50", "p99"):
             table.add_column(f"{verb} {figure}", justify="right")
     table.add_column("new shape", justify="right")
     for row in report.verbs:
-        figures = (row.filter, row.prioritise, row.choose, row.bind, row.choose_cpu, row.bind_cpu)
+        figures = (row.choose, row.pick, row.bind, row.choose_cpu, row.pick_cpu, row.bind_cpu)
         cells = [f"{value:.2f}" for times in figures for value in (times.p50_ms, times.p99_ms)]
         table.add_row(str(row.names), *cells, f"{row.first_sight_ms:.1f}")
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)

@@ -22,7 +22,7 @@ class Hosts:
     """Where a demand fits: which of the rows that were asked for, and which of their cards."""
 
     at: Ints  # indices into those rows
-    cards: Mask  # that could take their part of the demand, one at a time: [at, cards]
+    cards: Mask  # that could take their part of it, one at a time: [at, cards]
 
 
 def hosts(fleet: Fleet, demand: Demand, rows: Ints) -> Hosts:
@@ -32,9 +32,9 @@ def hosts(fleet: Fleet, demand: Demand, rows: Ints) -> Hosts:
     if demand.cards and demand.models:
         room &= permitted(fleet, demand)[fleet.model[rows]]
     at = np.flatnonzero(room)
-    cards = cards_that_fit(fleet, demand, rows[at])
     if not demand.cards:
-        return Hosts(at, cards)
+        return Hosts(at, np.zeros((len(at), fleet.width), dtype=np.bool_))
+    cards = cards_that_fit(fleet, demand, rows[at])
     enough = np.flatnonzero(row_sums(cards.view(np.int8)) >= demand.cards)
     return Hosts(at[enough], cards.take(enough, axis=0))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole together: a worker with three models and a GPU share, scaled from zero and packed.
 
-Controller, activators, extender and its kube-scheduler run as the chart installs them. Cards are
-judged by the pods' annotations alone.
+Controller, activators, extender with its kube-scheduler, and webhook run as the chart installs
+them. Cards are judged by the pods' annotations alone.
 """
 
 import asyncio
@@ -164,7 +164,7 @@ def a_worker() -> Object:
     ]
     container["args"].append("--max-queue-delay=1s")
     address = {"fieldRef": {"fieldPath": "status.podIP"}}
-    container["env"].append({"name": "POD_IP", "valueFrom": address})
+    container["env"] = [{"name": "POD_IP", "valueFrom": address}]
     container["readinessProbe"] |= {"periodSeconds": 1, "timeoutSeconds": 10}
     return made | {"spec": made["spec"] | {"replicas": 0}}
 

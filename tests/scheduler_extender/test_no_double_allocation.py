@@ -170,7 +170,6 @@ class Story:
         for victim, preemptor in leader.evictor.pairs[victims:]:
             self.told["evicted"] += 1
             assert victim["spec"]["priority"] < preemptor.priority
-            assert leader.state.ledger.entry(preemptor.uid) is None
 
     async def settle(self, leader: Extender) -> str:
         await leader.binds.settle()
