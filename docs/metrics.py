@@ -25,7 +25,7 @@ from autoscaler.loop import ControlLoop
 from docs.table import table
 from scheduler_extender.admission.app import App as Admission
 from scheduler_extender.admission.pods import Wiring
-from scheduler_extender.metrics import StateCollector, VerbMetrics
+from scheduler_extender.metrics import PreemptionMetrics, StateCollector, VerbMetrics
 from scheduler_extender.node_agent.metrics import NodeCollector
 from scheduler_extender.state import ClusterState
 from serving.exposition import WorkerCollector
@@ -42,6 +42,7 @@ def collectors() -> Mapping[str, tuple[Collector, ...]]:
     TickSeconds(ticks)
     verbs, webhook = CollectorRegistry(), CollectorRegistry()
     VerbMetrics(verbs)
+    PreemptionMetrics(verbs)
     Admission(Wiring(), registry=webhook)
     return {
         "The controller": (LoopCollector(loop, demand=lambda _: NoReading("no activator")),),

@@ -8,9 +8,10 @@ import typer
 
 from scheduler_extender import logs
 from scheduler_extender.errors import BadInput, ExtenderError
-from scheduler_extender.settings import Settings, listen_address
+from scheduler_extender.settings import PlaceholderSettings, Settings, labels, listen_address
 
 DEFAULTS = Settings()
+PLACEHOLDERS = DEFAULTS.placeholders
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -52,7 +53,8 @@ def extender(
     ] = None,
     lease: Annotated[str, typer.Option(help="The Lease that extenders share.")] = DEFAULTS.lease,
     namespace: Annotated[
-        str, typer.Option(help="Its namespace; the pod's own if left out.")
+        str,
+        typer.Option(help="Its namespace and that of placeholders; left out: the pod's own."),
     ] = DEFAULTS.namespace,
     audit_s: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between two audits of all GPUs.")
@@ -76,6 +78,31 @@ def extender(
         float,
         typer.Option(metavar="SECONDS", help="How long such a pod stays that nobody uses."),
     ] = DEFAULTS.reservation_idle_s,
+    placeholders: Annotated[
+        bool,
+        typer.Option(
+            "--placeholders",
+            help="For GPU pods that fit nowhere make placeholder pods, for which cluster "
+            "autoscalers add nodes.",
+        ),
+    ] = PLACEHOLDERS.enabled,
+    most_placeholders: Annotated[
+        int, typer.Option(metavar="COUNT", help="Placeholders at the same time.")
+    ] = PLACEHOLDERS.most,
+    gpu_nodes: Annotated[
+        str,
+        typer.Option(
+            metavar="LABEL=VALUE,…",
+            help="Labels of nodes with GPUs; placeholders go nowhere else.",
+        ),
+    ] = ",".join(f"{key}={value}" for key, value in PLACEHOLDERS.node_selector),
+    placeholder_image: Annotated[
+        str, typer.Option(metavar="IMAGE", help="Of placeholders: one that does nothing.")
+    ] = PLACEHOLDERS.image,
+    placeholder_priority: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of placeholders: a PriorityClass that evicts nobody."),
+    ] = PLACEHOLDERS.priority_class,
 ) -> None:
     """Place pods on GPUs for a kube-scheduler: whole ones, shares of memory and compute, MIG."""
     logs.configure()
@@ -85,6 +112,13 @@ def extender(
         settings = Settings(
             host, port, kubeconfig, lease, namespace, audit_s, told, preempt,
             reservation_pod, reservation_idle_s,
+            PlaceholderSettings(
+                placeholders,
+                most_placeholders,
+                labels(gpu_nodes, option="--gpu-nodes"),
+                placeholder_image,
+                placeholder_priority,
+            ),
         )  # fmt: skip
         settings.validate()
         from scheduler_extender.process import run

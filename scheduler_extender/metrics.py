@@ -69,6 +69,8 @@ class StateCollector(Collector):
             ("reservations", "Cards that we hold on mixed nodes, or are about to.",
              len(state.reservations.uids)),
             ("promised_pods", "Pods for which room on a node is kept.", len(state.promises)),
+            ("placeholders", "Pods for which cluster autoscalers are to add nodes.",
+             len(state.placeholders)),
             ("doubts", "Contradictions between annotations and state.", len(state.doubts())),
             ("cordoned_gpus", "GPUs that get no pods, being in doubt.",
              sum(map(len, state.cordoned.values()))),

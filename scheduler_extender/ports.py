@@ -8,6 +8,7 @@ from typing import Protocol
 from scheduler_extender.core.annotations import PodSeen, Unclear
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
+from scheduler_extender.placeholders import Wanted
 from scheduler_extender.waiting import Waiting
 
 
@@ -111,6 +112,20 @@ class Evictor(Protocol):
         ...
 
 
+class Placeholders(Protocol):
+    """Raises `Refused`, `Unreachable`."""
+
+    async def make(self, wanted: Wanted) -> None: ...
+
+    async def remove(self, pod: PodSeen) -> None:
+        """At once. `NotFound` where it is gone."""
+        ...
+
+    async def label(self, pod: PodSeen) -> None:
+        """Mark it as one with GPUs, so that placeholders keep away from it."""
+        ...
+
+
 class Lease(Protocol):
     @property
     def leading(self) -> bool:
@@ -126,3 +141,4 @@ class Reporter(Protocol):
     def preempted(self, victim: PodSeen, *, by: Waiting, node: str) -> None: ...
 
     def preempting(self, pod: Waiting, *, node: str, victims: Sequence[PodSeen]) -> None: ...
+    def tell_pod(self, pod: PodSeen, *, reason: str, message: str) -> None: ...

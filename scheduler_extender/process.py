@@ -27,10 +27,12 @@ from scheduler_extender.adapters.cluster import (
 )
 from scheduler_extender.adapters.events import KubernetesReporter
 from scheduler_extender.adapters.lease import KubernetesLease
+from scheduler_extender.adapters.placeholders import KubernetesPlaceholders
 from scheduler_extender.adapters.reservations import KubernetesReservations
 from scheduler_extender.app import App
 from scheduler_extender.binding import BIND_S, Binds
 from scheduler_extender.errors import GiveUp, NotLeading
+from scheduler_extender.growing import Growth
 from scheduler_extender.listening import Server, bound
 from scheduler_extender.metrics import PreemptionMetrics, StateCollector
 from scheduler_extender.ports import Reporter
@@ -96,6 +98,16 @@ class Process:
         self._source = KubernetesPodsAndNodes(api)
         self._retries = KubernetesRetries(api)
         self._reporter = KubernetesReporter(api, instance=pod)
+        uid, asks = os.environ.get("POD_UID"), settings.placeholders
+        self._growth = Growth(
+            self._state,
+            KubernetesPlaceholders(
+                api, asks, namespace=namespace, owner=(pod, uid) if uid else None
+            ),
+            reporter=self._reporter,
+            namespace=namespace,
+            most=asks.most if asks.enabled else 0,
+        )
         registry = CollectorRegistry()
         registry.register(StateCollector(self._state, leading=lambda: self._lease.leading))
         self._preempting = Preempting(
@@ -186,6 +198,7 @@ class Process:
             await self._reserving.step()
             if self._settings.preempt:
                 await self._preempting.turn(now_s=now_s)
+            await self._growth.look(now_s=now_s)
             if now_s - audit_at_s >= self._settings.audit_s:
                 audit_at_s = now_s
                 await audit(self._state, self._reporter)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `tidegate extender` can be told. Every problem is told at once."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,34 @@ from scheduler_extender.reservation_plan import IDLE_S
 
 LEAST_AUDIT_S: Final = 5.0
 LEAST_IDLE_S: Final = 1.0
+MOST_PLACEHOLDERS: Final = 100
+_LABEL: Final = re.compile(r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceholderSettings:
+    """Of placeholder pods; see docs/extender.md."""
+
+    enabled: bool = False
+    most: int = 4  # at the same time: nodes that are asked for
+    # Labels of the nodes that have GPUs, fresh ones too.
+    node_selector: tuple[tuple[str, str], ...] = (("nvidia.com/gpu.present", "true"),)
+    image: str = "registry.k8s.io/pause:3.10"
+    priority_class: str = "tidegate-placeholder"
+
+    def problems(self) -> list[str]:
+        found = []
+        if not 1 <= self.most <= MOST_PLACEHOLDERS:
+            found.append(
+                f"--most-placeholders {self.most}: a number from 1 to {MOST_PLACEHOLDERS}; leave "
+                "out --placeholders to have none"
+            )
+        if not self.image:
+            found.append("--placeholder-image: empty; name an image that does nothing")
+        if not self.priority_class:
+            found.append("--placeholder-priority: empty; name a PriorityClass that evicts nobody")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +53,7 @@ class Settings:
     preempt: bool = True  # evict pods of lower priority where GPUs alone are scarce
     reservation_pod: Path | None = None  # what reserves a card of a mixed node; None: nothing does
     reservation_idle_s: float = IDLE_S  # how long a reservation stays that nobody uses
+    placeholders: PlaceholderSettings = PlaceholderSettings()
 
     def validate(self) -> None:
         """Raises `BadInput` with a line for each problem."""
@@ -54,8 +84,21 @@ class Settings:
                 f"--pages: port {self.port} is that of --listen; verbs are told from pages by the "
                 "port, so choose another"
             )
+        problems += self.placeholders.problems()
         if problems:
             raise BadInput(*problems)
+
+
+def labels(text: str, *, option: str) -> tuple[tuple[str, str], ...]:
+    """From `nvidia.com/gpu.present=true,pool=gpu`. Raises `BadInput`."""
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    if not all(_LABEL.fullmatch(key) and equals and _VALUE.fullmatch(value)
+               for key, equals, value in pairs):  # fmt: skip
+        raise BadInput(
+            f"{option} {text}: LABEL=VALUE, several with commas, such as "
+            "nvidia.com/gpu.present=true; labels that every node with GPUs has"
+        )
+    return tuple((key, value) for key, _, value in pairs)
 
 
 def listen_address(text: str, *, option: str = "--listen") -> tuple[str, int]:

@@ -77,6 +77,8 @@ class ClusterState:
         self.going_between = "", "9"
         self.nodes: dict[str, NodeSeen] = {}
         self.pods: dict[str, PodSeen] = {}  # by UID: those that the watch shows on a node
+        self.unplaced: dict[str, PodSeen] = {}  # by UID: unschedulable, by kube-scheduler's word
+        self.placeholders: dict[str, PodSeen] = {}  # by UID
         self.nodes_synced = False
         self.pods_synced = False
         self._charges: dict[str, _Charge] = {}  # by UID
@@ -134,6 +136,8 @@ class ClusterState:
             self.promises.over(pod.uid)
         elif not pod.ended:
             self.promises.seen(pod)
+        _note(self.unplaced, pod, pod.unplaced is not None and not pod.leaving)
+        _note(self.placeholders, pod, bool(pod.placeholder) and not pod.ended)
         self._pod(pod)
         self._reserved(self.reservations.seen(pod))
 
@@ -151,7 +155,8 @@ class ClusterState:
         pod = self.pods.pop(uid, None)
         if pod is not None:
             self._on[pod.node].discard(uid)
-        self._leaving.pop(uid, None)
+        for noted in (self._leaving, self.unplaced, self.placeholders):
+            noted.pop(uid, None)
         self.waiting.over(uid)
         self.promises.over(uid)
         self._release(uid)
@@ -159,7 +164,9 @@ class ClusterState:
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
         """What was bound or held after the list began may be missing in it."""
-        for uid in (self.pods.keys() | self.reservations.uids) - uids - self._unseen.keys():
+        noted = self.pods.keys() | self.unplaced.keys() | self.placeholders.keys()
+        noted |= self.reservations.uids
+        for uid in noted - uids - self._unseen.keys():
             self.pod_gone(uid)
         for unseen in tuple(self._unseen.values()):
             if unseen.uid not in uids and unseen.since_s < began_s:
@@ -471,6 +478,13 @@ class ClusterState:
     def _uuids(self, node: str) -> tuple[str, ...]:
         known = self.fleet.nodes.get(node)
         return tuple(card.uuid for card in known.cards) if known else ()
+
+
+def _note(pods: dict[str, PodSeen], pod: PodSeen, concerned: bool) -> None:
+    if concerned:
+        pods[pod.uid] = pod
+    else:
+        pods.pop(pod.uid, None)
 
 
 def _fact(pod: PodSeen) -> Fact:

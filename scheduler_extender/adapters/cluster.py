@@ -21,7 +21,7 @@ import structlog
 
 from scheduler_extender.adapters.api import STRATEGIC, Api, Raw
 from scheduler_extender.binding import BIND_S
-from scheduler_extender.core.annotations import PodSeen, demand_of, pod_seen
+from scheduler_extender.core.annotations import HAS_GPUS, PodSeen, demand_of, pod_seen
 from scheduler_extender.core.node_report import node_seen
 from scheduler_extender.errors import Gone, NotFound, Refused, Unreachable
 from scheduler_extender.ports import Binding, PodRead, Watched
@@ -146,6 +146,8 @@ class KubernetesBinder:
                     "namespace": binding.namespace,
                     "uid": binding.uid,
                     "annotations": dict(binding.annotations),
+                    # Kubernetes 1.35 and newer take it over; see `growing` for others.
+                    "labels": {HAS_GPUS: "true"} if binding.annotations else {},
                 },
                 "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},
             },

@@ -36,14 +36,21 @@ class KubernetesReporter:
         self._writing: set[asyncio.Task[None]] = set()
 
     def warn(self, *, node: NodeSeen, reason: str, message: str) -> None:
-        key, now_s = (node.name, reason, message), self._now_s()
+        about = {"kind": "Node", "name": node.name, "uid": node.uid}
+        self._warn({"reason": reason, "action": "Counting"}, about, message)
+
+    def tell_pod(self, pod: PodSeen, *, reason: str, message: str) -> None:
+        self._warn({"reason": reason, "action": "Scheduling"}, _pod(pod), message)
+
+    def _warn(self, what: Raw, about: Raw, message: str) -> None:
+        """Unless it was said of late."""
+        key, now_s = (about["uid"], what["reason"], message), self._now_s()
         self._said = {old: at for old, at in self._said.items() if now_s - at < SAME_S}
         if key in self._said or len(self._said) >= MOST_SAID:
             return
         self._said[key] = now_s
-        log.warning(message, node=node.name, reason=reason)
-        about = {"kind": "Node", "name": node.name, "uid": node.uid}
-        self._soon({"type": "Warning", "reason": reason, "action": "Counting"}, about, message)
+        log.warning(message, about=about["name"], reason=what["reason"])
+        self._soon({"type": "Warning", **what}, about, message)
 
     def preempted(self, victim: PodSeen, *, by: Waiting, node: str) -> None:
         message = f"made room on {node} for pod {by.namespace}/{by.name} ({by.uid})"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import orjson
+
 from scheduler_extender.core import quantity
 from scheduler_extender.core.demand import Demand, Policy
 from scheduler_extender.core.gpus import Grant
@@ -46,8 +48,13 @@ PLUGIN_RESOURCE: Final = "nvidia.com/gpu"
 RESERVATION: Final = f"{PREFIX}reservation"  # a label: its number on the node
 RESERVES_ON: Final = f"{PREFIX}reserves-on"  # the node
 RESERVED_UUID: Final = f"{PREFIX}reserved-uuid"  # told by its own process
+# Labels of pods.
+HAS_GPUS: Final = f"{PREFIX}has-gpus"  # "true": of pods with a grant
+PLACEHOLDER: Final = f"{PREFIX}placeholder"  # for the pods of which pool; see `placeholders`
 
 MOST_CARDS: Final = 64
+UNSCHEDULABLE: Final = "Unschedulable"  # reason of the condition PodScheduled
+REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"  # of an affinity
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 _PERCENT: Final = re.compile(r"([1-9][0-9]?|100)%?")
 _PROFILE: Final = re.compile(r"[0-9]+g\.[0-9]+gb(\+[a-z0-9.]+)?")
@@ -89,13 +96,25 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class Unplaced:
+    """Of a pod that kube-scheduler calls unschedulable, and that asks for GPUs.
+
+    `pool`: which nodes it may use, as JSON of the fields of its spec that say so.
+    """
+
+    demand: Demand
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
 class PodSeen:
     """All that is kept of a pod. `unread`: annotations of ours on it that make no sense.
 
     `wish`: of pods with a grant, for what to expect is learned from it after a restart, and of
     pods that wait for a node that was `nominated` for them. `created`, and `leaving`, when a pod
     that is being deleted has to be gone: as the API server writes times, which sort as texts do.
-    `plugin`: how many GPUs it has of a device plugin.
+    `plugin`: how many GPUs it has of a device plugin. `labelled`, `placeholder`: whether it has
+    that label, what that label says.
     """
 
     uid: str
@@ -114,11 +133,15 @@ class PodSeen:
     nominated: str = ""
     plugin: int = 0
     reservation: Reservation | None = None
+    unplaced: Unplaced | None = None
+    labelled: bool = False
+    placeholder: str = ""
 
 
 def pod_seen(raw: Raw) -> PodSeen:
     """Raises KeyError, TypeError, ValueError or AttributeError for what is no pod."""
     meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    labels = meta.get("labels") or {}
     nominated = "" if spec.get("nodeName") else status.get("nominatedNodeName") or ""
     granted, wish, unread = None, None, ""
     try:
@@ -142,7 +165,10 @@ def pod_seen(raw: Raw) -> PodSeen:
         leaving=meta.get("deletionTimestamp") or "",
         nominated=nominated,
         plugin=_plugin(spec),
-        reservation=_reservation(raw) if RESERVATION in (meta.get("labels") or {}) else None,
+        reservation=_reservation(raw) if RESERVATION in labels else None,
+        unplaced=_unplaced(raw),
+        labelled=HAS_GPUS in labels,
+        placeholder=labels.get(PLACEHOLDER) or "",
     )
 
 
@@ -164,6 +190,25 @@ def _reservation(raw: Raw) -> Reservation | None:
     runs = (raw.get("status") or {}).get("phase") == "Running"
     uuid = notes.get(RESERVED_UUID) or ""
     return Reservation(node, int(number), uuid, holds=runs and not ending, ending=ending)
+
+
+def _unplaced(raw: Raw) -> Unplaced | None:
+    spec, status = raw.get("spec") or {}, raw.get("status") or {}
+    if spec.get("nodeName"):
+        return None
+    if not any(one.get("reason") == UNSCHEDULABLE for one in status.get("conditions") or ()):
+        return None
+    demand = demand_of(raw)
+    if isinstance(demand, Unclear) or not demand.cards:
+        return None
+    node_affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    pool = {
+        "nodeSelector": spec.get("nodeSelector") or {},
+        "affinity": node_affinity.get(REQUIRED),
+        "tolerations": spec.get("tolerations") or [],
+    }
+    text = orjson.dumps(pool, option=orjson.OPT_SORT_KEYS).decode()
+    return Unplaced(demand, text)
 
 
 def grant_annotations(grant: Grant) -> dict[str, str]:

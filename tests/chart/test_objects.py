@@ -23,7 +23,7 @@ from scheduler_extender.core.annotations import (
     MEM_RESOURCE,
     MIG_RESOURCE,
 )
-from scheduler_extender.settings import Settings
+from scheduler_extender.settings import PlaceholderSettings, Settings, labels
 from tests.chart.rendering import CHART, NAMESPACE, Helm, Manifest, Rendered, set_values
 
 ROLLOUTS = "rollouts.v1alpha1.argoproj.io"
@@ -54,6 +54,7 @@ EVERYTHING: dict[str, Any] = {
     "scheduler": {
         "enabled": True,
         "migProfiles": ["1g.10gb"],
+        "placeholders": {"enabled": True, "gpuNodes": "pool=gpu,zone=a"},
         "nodeAgent": {
             "groups": [
                 {"name": "large", "nodeSelector": {"nvidia.com/gpu.count": "8"}, "gpus": 8},
@@ -519,6 +520,36 @@ def test_the_extender_reaches_its_own_lease_alone(helm: Helm) -> None:
     rules = helm.render(EVERYTHING).one("Role", "tidegate-scheduler-lease")["rules"]
     named = [rule for rule in rules if rule["verbs"] != ["create"]]
     assert [rule["resourceNames"] for rule in named] == [[Settings().lease]]
+
+
+def test_placeholders_have_their_rights_and_class_only_where_they_are_wanted(helm: Helm) -> None:
+    """In the release's namespace alone; they evict nobody, and Cluster Autoscaler counts them."""
+    rendered = helm.render(EVERYTHING)
+    (rule,) = rendered.one("Role", "tidegate-scheduler-placeholders")["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["pods"], ["create", "delete"])
+    asked = rendered.one("PriorityClass", PlaceholderSettings().priority_class)
+    assert asked["preemptionPolicy"] == "Never"
+    assert -10 <= asked["value"] < 0
+    extender = rendered.pods()["tidegate-scheduler"]["spec"]["containers"][0]
+    assert "POD_UID" in {one["name"] for one in extender["env"]}
+    without = helm.render({"scheduler": {"enabled": True}})
+    assert not [o for o in without.objects if "placeholder" in o["metadata"]["name"]]
+    assert (
+        "--placeholders"
+        not in without.pods()["tidegate-scheduler"]["spec"]["containers"][0]["args"]
+    )
+
+
+def test_the_options_of_placeholders_are_those_of_the_command(helm: Helm) -> None:
+    """As the chart writes them the extender reads them; its defaults are the chart's."""
+    words = helm.render(EVERYTHING).pods()["tidegate-scheduler"]["spec"]["containers"][0]["args"]
+    said = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+    usual = PlaceholderSettings()
+    assert labels(said["gpu-nodes"], option="") == (("pool", "gpu"), ("zone", "a"))
+    assert (int(said["most-placeholders"]), said["placeholder-image"]) == (usual.most, usual.image)
+    chart = yaml.safe_load((CHART / "values.yaml").read_text())["scheduler"]["placeholders"]
+    assert labels(chart["gpuNodes"], option="") == usual.node_selector
+    assert chart["enabled"] is usual.enabled
 
 
 def test_names_do_not_depend_on_the_release(helm: Helm) -> None:

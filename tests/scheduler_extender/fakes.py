@@ -269,6 +269,9 @@ class FakeReporter:
     def warn(self, *, node: NodeSeen, reason: str, message: str) -> None:
         self.told.append(f"{node.name}: {message}")
 
+    def tell_pod(self, pod: PodSeen, *, reason: str, message: str) -> None:
+        self.told.append(f"{pod.name}: {message}")
+
     def preempted(self, victim: PodSeen, *, by: Waiting, node: str) -> None:
         self.told.append(f"{victim.name} made room on {node} for {by.name}")
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from scheduler_extender import cli
 from scheduler_extender.bench import cli as bench_cli
 from scheduler_extender.errors import BadInput
-from scheduler_extender.settings import listen_address
+from scheduler_extender.settings import labels, listen_address
 
 
 @pytest.mark.parametrize("text", ["", "x", "host:", ":1", "host:port", "host:70000"])
@@ -50,3 +50,16 @@ def test_the_bench_reports_each_number_of_names_as_json() -> None:
     for row in report["verbs"]:
         for what in ("choose", "pick", "bind", "choose_cpu", "pick_cpu", "bind_cpu"):
             assert row[what]["max_ms"] >= row[what]["p99_ms"] >= row[what]["p50_ms"] > 0
+
+
+@pytest.mark.parametrize("text", ["", "pool", "=gpu", "pool=gpu,", "pool=a b", "-x=1"])
+def test_labels_that_are_none_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(BadInput, match=r"--gpu-nodes .*nvidia\.com/gpu\.present=true"):
+        labels(text, option="--gpu-nodes")
+
+
+def test_a_cap_of_placeholders_that_is_none_is_told_in_one_line() -> None:
+    done = CliRunner().invoke(cli.app, ["--placeholders", "--most-placeholders", "0"])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("tidegate extender: --most-placeholders 0: a number from 1 to")

@@ -60,9 +60,10 @@ class BindingApiServer(FakeApiServer):
         if meta["uid"] != body["metadata"]["uid"] or pod["spec"].get("nodeName"):
             return _refuse(409)
         notes = {**meta.get("annotations", {}), **body["metadata"].get("annotations", {})}
+        labels = {**meta.get("labels", {}), **body["metadata"].get("labels", {})}
         spec = {**pod["spec"], "nodeName": body["target"]["name"]}
         at = Place(place.path, "", "pods", place.namespace, place.name)
-        bound = {**pod, "metadata": {**meta, "annotations": notes}, "spec": spec}
+        bound = {**pod, "metadata": {**meta, "annotations": notes, "labels": labels}, "spec": spec}
         await self._store(at, bound, kind="MODIFIED")
         return _json({"kind": "Status", "status": "Success"}, status=201)
 

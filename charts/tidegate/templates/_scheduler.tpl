@@ -28,3 +28,21 @@ extenders:
       - {name: tidegate.dev/{{ . }}, ignoredByScheduler: true}
       {{- end }}
 {{- end }}
+
+{{/* The extender's options for placeholder pods. */}}
+{{- define "tidegate.placeholders.flags" -}}
+{{- with .Values.scheduler.placeholders -}}
+{{- if .enabled -}}
+- --placeholders
+- --most-placeholders={{ .most }}
+- {{ printf "--gpu-nodes=%s" .gpuNodes | quote }}
+- --placeholder-image={{ .image }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* By it the extender owns its placeholder pods. */}}
+{{- define "tidegate.placeholders.env" -}}
+- name: POD_UID
+  valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+{{- end }}
