@@ -127,12 +127,13 @@ class Models:
 
 @pytest.fixture
 def models(lab: Lab, gpus: Tidegate, tmp_path: Path) -> Iterator[Models]:
-    """Asleep."""
+    """Asleep, with an activator in the path of the new Service."""
     with lab.namespace("whole") as namespace:
         place = Place(lab, namespace)
         place.apply(the_files(tmp_path), a_worker(), a_service(NAME))
         models = Models(place, gpus)
         place.until(lambda: "asleep" in models.status(), within_s=SOON_S)
+        place.until(lambda: place.answers(NAME), within_s=SOON_S)  # a health check, by an activator
         yield models
         place.kubectl("delete", "deployment", NAME, "--cascade=foreground", "--wait=true")
 
