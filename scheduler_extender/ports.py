@@ -8,7 +8,7 @@ from typing import Protocol
 from scheduler_extender.core.annotations import PodSeen, Unclear
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
-from scheduler_extender.placeholders import Wanted
+from scheduler_extender.placeholders.plan import Wanted
 from scheduler_extender.waiting import Waiting
 
 

@@ -32,13 +32,13 @@ from scheduler_extender.adapters.reservations import KubernetesReservations
 from scheduler_extender.app import App
 from scheduler_extender.binding import BIND_S, Binds
 from scheduler_extender.errors import GiveUp, NotLeading
-from scheduler_extender.growing import Growth
 from scheduler_extender.listening import Server, bound
 from scheduler_extender.metrics import PreemptionMetrics, StateCollector
+from scheduler_extender.placeholders.growing import Growth
 from scheduler_extender.ports import Reporter
-from scheduler_extender.preempting import Preempting
-from scheduler_extender.reservation_pod import template_of
-from scheduler_extender.reserving import Reserving
+from scheduler_extender.preemption.preempting import Preempting
+from scheduler_extender.reservations.pod import template_of
+from scheduler_extender.reservations.reserving import Reserving
 from scheduler_extender.retrying import retry
 from scheduler_extender.settings import Settings
 from scheduler_extender.state import ClusterState

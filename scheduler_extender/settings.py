@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from scheduler_extender.errors import BadInput
-from scheduler_extender.reservation_plan import IDLE_S
+from scheduler_extender.reservations.plan import IDLE_S
 
 LEAST_AUDIT_S: Final = 5.0
 LEAST_IDLE_S: Final = 1.0

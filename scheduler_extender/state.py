@@ -20,8 +20,8 @@ from scheduler_extender.core.ledger import Conflict, Entry, Fact, Ledger, Stage
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.core.typical import Arrivals, Typical
 from scheduler_extender.core.verdicts import VerdictCache
-from scheduler_extender.promises import Promises
-from scheduler_extender.reservations import Reservations
+from scheduler_extender.preemption.promises import Promises
+from scheduler_extender.reservations.cards import Reservations
 from scheduler_extender.waiting import WaitingPods
 from scheduler_extender.wire import BindAsk
 

@@ -20,7 +20,7 @@ from scheduler_extender.core.gpus import Fleet, Ints, Mask
 from scheduler_extender.core.score import NO_FIT, winner
 from scheduler_extender.core.verdicts import FITS, REFUSALS
 from scheduler_extender.errors import Malformed
-from scheduler_extender.preemption import victims_for
+from scheduler_extender.preemption.victims import victims_for
 from scheduler_extender.state import PROMISED, ClusterState
 
 UNKNOWN: Final = "no GPUs reported; is the node agent running there?"

@@ -146,7 +146,7 @@ class KubernetesBinder:
                     "namespace": binding.namespace,
                     "uid": binding.uid,
                     "annotations": dict(binding.annotations),
-                    # Kubernetes 1.35 and newer take it over; see `growing` for others.
+                    # Kubernetes 1.35 and newer take it over; see `placeholders.growing` for others.
                     "labels": {HAS_GPUS: "true"} if binding.annotations else {},
                 },
                 "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},

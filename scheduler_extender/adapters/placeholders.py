@@ -9,7 +9,7 @@ import orjson
 
 from scheduler_extender.adapters.api import Api, Raw
 from scheduler_extender.core.annotations import HAS_GPUS, PLACEHOLDER, REQUIRED, PodSeen
-from scheduler_extender.placeholders import Wanted, pool_key
+from scheduler_extender.placeholders.plan import Wanted, pool_key
 from scheduler_extender.settings import PlaceholderSettings
 
 ASK_S: Final = 5.0

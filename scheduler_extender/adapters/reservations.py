@@ -9,7 +9,7 @@ from scheduler_extender.adapters.api import Api
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.core.annotations import TERMINAL
 from scheduler_extender.errors import NotFound, Refused
-from scheduler_extender.reservation_pod import name_of, reservation_pod
+from scheduler_extender.reservations.pod import name_of, reservation_pod
 
 
 class KubernetesReservations:

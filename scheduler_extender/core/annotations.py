@@ -50,7 +50,7 @@ RESERVES_ON: Final = f"{PREFIX}reserves-on"  # the node
 RESERVED_UUID: Final = f"{PREFIX}reserved-uuid"  # told by its own process
 # Labels of pods.
 HAS_GPUS: Final = f"{PREFIX}has-gpus"  # "true": of pods with a grant
-PLACEHOLDER: Final = f"{PREFIX}placeholder"  # for the pods of which pool; see `placeholders`
+PLACEHOLDER: Final = f"{PREFIX}placeholder"  # for the pods of which pool; see `placeholders.plan`
 
 MOST_CARDS: Final = 64
 UNSCHEDULABLE: Final = "Unschedulable"  # reason of the condition PodScheduled

@@ -17,7 +17,7 @@ from scheduler_extender.core.node_report import GPUS
 from scheduler_extender.node_agent.agent import HEARTBEAT
 from scheduler_extender.node_agent.cli import app as node_agent
 from scheduler_extender.node_agent.node_object import WHOLE
-from scheduler_extender.reservation_pod import reservation_pod
+from scheduler_extender.reservations.pod import reservation_pod
 from tests.chart.rendering import CHART, NAMESPACE, Helm, Manifest, Refused, Rendered
 from tests.chart.test_objects import EVERYTHING
 

@@ -11,7 +11,7 @@ from scheduler_extender.binding import Binds
 from scheduler_extender.core.gpus import Card, NodeGpus
 from scheduler_extender.core.node_report import NodeReport, NodeSeen
 from scheduler_extender.metrics import PreemptionMetrics
-from scheduler_extender.preempting import Preempting
+from scheduler_extender.preemption.preempting import Preempting
 from scheduler_extender.state import ClusterState
 from scheduler_extender.verbs import Verbs
 from tests.scheduler_extender.fakes import (

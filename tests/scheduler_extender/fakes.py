@@ -16,7 +16,7 @@ from scheduler_extender.core.annotations import PodSeen, demand_of, pod_seen
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.errors import NotFound, Refused, Unreachable
 from scheduler_extender.ports import Binding, PodRead, Watched
-from scheduler_extender.preempting import stamp
+from scheduler_extender.preemption.preempting import stamp
 from scheduler_extender.waiting import Waiting
 
 Raw = dict[str, Any]

@@ -16,8 +16,8 @@ import numpy as np
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import cards_that_fit, fits
 from scheduler_extender.core.gpus import Fleet, Grant, Ints, Mask
-from scheduler_extender.preemption import evictable
-from scheduler_extender.promises import give
+from scheduler_extender.preemption.promises import give
+from scheduler_extender.preemption.victims import evictable
 from scheduler_extender.state import ClusterState
 
 AT_ONCE: Final = 20  # nodes counted between two breaths

@@ -12,7 +12,7 @@ from typing import Any
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.core import annotations as named
 from scheduler_extender.errors import Refused, Unreachable
-from scheduler_extender.reservation_pod import name_of, reservation_pod
+from scheduler_extender.reservations.pod import name_of, reservation_pod
 from tests.scheduler_extender.builders import OURS
 from tests.scheduler_extender.fakes import Clock, FakeCluster, Fate, Raw, a_pod
 

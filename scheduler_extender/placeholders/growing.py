@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have cluster autoscalers add nodes for pods that fit nowhere, by `placeholders`.
+"""Have cluster autoscalers add nodes for pods that fit nowhere, by the `plan`.
 
 One cautious step at a time: what has just changed must show its effect before more is asked for.
 """
@@ -12,7 +12,7 @@ import structlog
 
 from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.errors import NotFound, Refused, Unreachable
-from scheduler_extender.placeholders import Dropped, Plan, Standing, Wanted, plan
+from scheduler_extender.placeholders.plan import Dropped, Plan, Standing, Wanted, plan
 from scheduler_extender.ports import Placeholders, Reporter
 from scheduler_extender.state import ClusterState
 

@@ -21,9 +21,9 @@ from scheduler_extender.cli import app as command
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.annotations import Reservation, pod_seen
 from scheduler_extender.errors import BadInput, Refused
-from scheduler_extender.reservation_pod import name_of, reservation_pod, template_of
+from scheduler_extender.reservations.pod import name_of, reservation_pod, template_of
 from tests.scheduler_extender.fakes import a_pod
-from tests.scheduler_extender.mixed import TEMPLATE
+from tests.scheduler_extender.reservations.mixed import TEMPLATE
 from tests.scheduler_extender.test_process import BindingApiServer, a_process, asked, until
 
 PODS = "/api/v1/namespaces/here/pods"

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.node_report import NodeSeen
-from scheduler_extender.preempting import PATIENCE_S
-from scheduler_extender.reservation_plan import ASKED_S, BACKOFF_S, IDLE_S, TELL_S
-from scheduler_extender.reserving import Reserving
+from scheduler_extender.preemption.preempting import PATIENCE_S
+from scheduler_extender.reservations.plan import ASKED_S, BACKOFF_S, IDLE_S, TELL_S
+from scheduler_extender.reservations.reserving import Reserving
 from tests.scheduler_extender.builders import CARD_MIB, OURS, Extender, a_node
 from tests.scheduler_extender.fakes import Clock, FakeBinder, Fate, Raw, a_pod
-from tests.scheduler_extender.mixed import FakeReservations, MixedCluster
+from tests.scheduler_extender.reservations.mixed import FakeReservations, MixedCluster
 
 WHOLE = {named.COUNT: "1"}
 PAIR = {named.COUNT: "2"}

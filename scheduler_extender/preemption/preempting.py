@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make room for pods of high priority where GPUs alone are scarce; see `preemption` for whom.
+"""Make room for pods of high priority where GPUs alone are scarce; see `victims` for whom.
 
 kube-scheduler names no victims there: to its own filters the pod fits. So for a pod that goes on
 waiting (1) the node is chosen where evictions cost least, (2) the room there is promised to it,
@@ -22,11 +22,11 @@ from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import fits
 from scheduler_extender.errors import NotFound, Refused, Unreachable
-from scheduler_extender.lower import LowerPods, as_all_will_be
 from scheduler_extender.metrics import PreemptionMetrics
 from scheduler_extender.ports import Evictor, Lease, Reporter, Retries
-from scheduler_extender.preemption import as_it_will_be, cost, evictable, victims_on
-from scheduler_extender.promises import KEEP_S, Promise
+from scheduler_extender.preemption.lower import LowerPods, as_all_will_be
+from scheduler_extender.preemption.promises import KEEP_S, Promise
+from scheduler_extender.preemption.victims import as_it_will_be, cost, evictable, victims_on
 from scheduler_extender.state import ClusterState
 from scheduler_extender.waiting import AGAIN_S, Waiting
 

@@ -12,7 +12,7 @@ from scheduler_extender.core import annotations as named
 from scheduler_extender.core.annotations import PodSeen, demand_of
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
-from scheduler_extender.placeholders import (
+from scheduler_extender.placeholders.plan import (
     MOST_AGE_S,
     NAME,
     REPORT_S,

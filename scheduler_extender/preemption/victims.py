@@ -18,7 +18,7 @@ from scheduler_extender.core.demand import WHOLE_MILLI, Demand
 from scheduler_extender.core.fit import cards_that_fit, fits
 from scheduler_extender.core.gpus import Fleet, Grant
 from scheduler_extender.core.ledger import Stage
-from scheduler_extender.promises import give
+from scheduler_extender.preemption.promises import give
 from scheduler_extender.state import ClusterState
 from scheduler_extender.wire import Victims
 

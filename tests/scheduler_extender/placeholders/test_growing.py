@@ -13,12 +13,12 @@ from scheduler_extender.adapters.placeholders import KubernetesPlaceholders
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.annotations import PodSeen, pod_seen
 from scheduler_extender.errors import Refused, Unreachable
-from scheduler_extender.growing import GRACE_S, LOOK_S, PAUSE_S, Growth
-from scheduler_extender.placeholders import NAME, Wanted, pool_key, told
+from scheduler_extender.placeholders.growing import GRACE_S, LOOK_S, PAUSE_S, Growth
+from scheduler_extender.placeholders.plan import NAME, Wanted, pool_key, told
 from scheduler_extender.settings import PlaceholderSettings
 from tests.scheduler_extender.builders import Extender, a_node
 from tests.scheduler_extender.fakes import FakeReporter, a_pod
-from tests.scheduler_extender.test_placeholders import HALF, WHOLE, full, show, waits
+from tests.scheduler_extender.placeholders.test_placeholders import HALF, WHOLE, full, show, waits
 from tests.scheduler_extender.test_process import BindingApiServer, a_process, until
 
 HOME = "home"

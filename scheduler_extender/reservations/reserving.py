@@ -14,8 +14,8 @@ import structlog
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.errors import Refused, Unreachable
 from scheduler_extender.ports import Lease, ReservationPods
-from scheduler_extender.reservation_plan import IDLE_S, ReservationPlan, Wanted
-from scheduler_extender.reservations import Reserved
+from scheduler_extender.reservations.cards import Reserved
+from scheduler_extender.reservations.plan import IDLE_S, ReservationPlan, Wanted
 from scheduler_extender.state import ClusterState
 
 log = structlog.get_logger(__name__)

@@ -20,7 +20,7 @@ from scheduler_extender.core.assign import choose_cards
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import cards_that_fit, fits
 from scheduler_extender.core.gpus import Fleet, Ints
-from scheduler_extender.reservations import Reserved
+from scheduler_extender.reservations.cards import Reserved
 from scheduler_extender.state import ClusterState
 from scheduler_extender.waiting import Waiting
 

@@ -11,11 +11,11 @@ import asyncio
 import pytest
 
 from scheduler_extender.binding import BIND_S
-from scheduler_extender.reservation_plan import TELL_S
-from scheduler_extender.reserving import Reserving
+from scheduler_extender.reservations.plan import TELL_S
+from scheduler_extender.reservations.reserving import Reserving
 from tests.scheduler_extender.builders import Extender, a_node
 from tests.scheduler_extender.fakes import Raw
-from tests.scheduler_extender.mixed import FakeReservations, MixedCluster
+from tests.scheduler_extender.reservations.mixed import FakeReservations, MixedCluster
 from tests.scheduler_extender.test_no_double_allocation import FATES, NODES, Story
 
 IDLE_S = 6.0

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes from cluster autoscalers, for pods that fit nowhere."""
