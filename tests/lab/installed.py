@@ -36,7 +36,7 @@ class Tidegate:
     def uninstall(self) -> None:
         self.lab.helm("uninstall", "tidegate", "-n", self.namespace, "--wait")
 
-    def wait_ready(self, within_s: float = 60.0) -> None:
+    def wait_ready(self, within_s: float = 120.0) -> None:
         for name in ("controller", "activator"):
             words = ("rollout", "status", f"deployment/tidegate-{name}", f"--timeout={within_s}s")
             self.lab.kubectl(*words, "-n", self.namespace)
