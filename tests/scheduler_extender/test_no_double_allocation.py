@@ -69,6 +69,18 @@ class Story:
             gated=lambda: self.chance.random() < 0.5,
         )
 
+    async def run(self, *, bindings: int) -> None:
+        """Until so many were made; checked at each step, and whenever all has come to rest."""
+        while self.cluster.bound < bindings:
+            for _ in range(500):
+                await self.step()
+                self.check()
+            await self.calm_down()
+            self.check()
+            self.check_no_leak()
+        self.kill()
+        await self.turn()
+
     async def step(self) -> None:
         acts = [self.arrive] * 8 + [self.retry] * 6 + [self.answer] * 14 + [self.hear] * 8
         acts += [self.leave] * 7 + [self.wait] * 4 + [self.again] * 2 + [self.read_list]
@@ -271,14 +283,6 @@ class Story:
 @pytest.mark.parametrize("seed", range(8))
 async def test_no_card_is_given_twice_and_none_is_lost(seed: int) -> None:
     story = Story(seed)
-    while story.cluster.bound < 1250:
-        for _ in range(500):
-            await story.step()
-            story.check()
-        await story.calm_down()
-        story.check()
-        story.check_no_leak()
-    story.kill()
-    await story.turn()
+    await story.run(bindings=1250)
     assert min(story.told[act] for act in ("crash", "hand_over", "list_anew")) > 10, story.told
     assert story.told["evicted"] > 10, story.told

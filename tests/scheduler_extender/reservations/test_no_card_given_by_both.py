@@ -137,14 +137,6 @@ class MixedStory(Story):
 @pytest.mark.parametrize("seed", range(6))
 async def test_no_card_is_given_by_us_and_by_the_device_plugin(seed: int) -> None:
     story = MixedStory(seed)
-    while story.cluster.bound < 400:
-        for _ in range(500):
-            await story.step()
-            story.check()
-        await story.calm_down()
-        story.check()
-        story.check_no_leak()
-    story.kill()
-    await story.turn()
+    await story.run(bindings=400)
     assert min(story.told[what] for what in ("crash", "hand_over", "list_anew")) > 3, story.told
     assert min(story.mixed.done[what] for what in ("made", "ended")) > 20, story.mixed.done
