@@ -160,7 +160,9 @@ class Process:
         following = asyncio.create_task(self._source.follow(self._state))
         upkeep = asyncio.create_task(self._upkeep(began_s))
         losing = asyncio.create_task(self._lease.lost())
-        beside = (following, upkeep)
+        beside = [following, upkeep]
+        if self._settings.preempt:
+            beside.append(asyncio.create_task(self._preempt()))
         try:
             await asyncio.wait((losing, *beside), return_when=asyncio.FIRST_COMPLETED)
             for task in beside:
@@ -196,12 +198,17 @@ class Process:
             self._preempting.look(now_s=now_s)
             await retry(self._state.waiting, self._retries, now_s=now_s)
             await self._reserving.step()
-            if self._settings.preempt:
-                await self._preempting.turn(now_s=now_s)
             await self._growth.look(now_s=now_s)
             if now_s - audit_at_s >= self._settings.audit_s:
                 audit_at_s = now_s
                 await audit(self._state, self._reporter)
+
+    async def _preempt(self) -> None:
+        """Beside the upkeep: an eviction may take long, and nothing else should wait for it."""
+        while True:
+            await asyncio.sleep(SETTLE_S)
+            if self._state.synced:
+                await self._preempting.turn(now_s=time.monotonic())
 
     def _why_unready(self) -> str | None:
         try:

@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from scheduler_extender.errors import Refused, Unreachable
+from scheduler_extender.errors import NotFound, Refused, Unreachable
 from scheduler_extender.ports import Retries
 from scheduler_extender.waiting import Waiting, WaitingPods
 
@@ -22,13 +22,15 @@ async def retry(pods: WaitingPods, retries: Retries, *, now_s: float) -> None:
     due = pods.placeable(MOST_AT_ONCE, now_s=now_s)
     for pod in due:
         pods.told(pod.uid, now_s=now_s)
-    await asyncio.gather(*(_retry(pod, retries) for pod in due))
+    await asyncio.gather(*(_retry(pod, pods, retries) for pod in due))
 
 
-async def _retry(pod: Waiting, retries: Retries) -> None:
+async def _retry(pod: Waiting, pods: WaitingPods, retries: Retries) -> None:
     name = f"{pod.namespace}/{pod.name}"
     try:
         await retries.retry(pod)
+    except NotFound:
+        pods.over(pod.uid)
     except (Refused, Unreachable) as trouble:
         log.warning(
             "kube-scheduler could not be told to try a pod again", pod=name, why=str(trouble)

@@ -6,6 +6,7 @@ word on it is known: its answer, the watch, or a reading after the deadline. Wha
 rest is counted as far as it can be, its cards are cordoned, and it is told; nothing is dropped.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,6 +28,7 @@ from scheduler_extender.wire import BindAsk
 
 # Beyond what a Binding may take to be answered, by far; see `binding.BIND_S`.
 HOLD_S: Final = 60.0
+MOST_GONE: Final = 10_000  # UIDs that are remembered a while
 
 PROMISED: Final = Refusal("GPUs kept for a pod of no less priority", permanent=False)
 
@@ -86,6 +88,7 @@ class ClusterState:
         self._unseen: dict[str, Unseen] = {}  # by UID: entries that the watch has not shown
         self._tampered: dict[str, Doubt] = {}  # by UID
         self._on: dict[str, set[str]] = {}  # by node: UIDs of `pods`
+        self._gone: OrderedDict[str, None] = OrderedDict()  # UIDs of the last that went
         self._leaving: dict[str, str] = {}  # by UID of those that are being deleted: the node
         self._doubts: dict[str, tuple[Doubt, ...]] = {}  # by node
         self._cordoned: dict[str, frozenset[str]] = {}  # by node: UUIDs in doubt
@@ -152,6 +155,9 @@ class ClusterState:
 
     def pod_gone(self, uid: str) -> None:
         """Deleted or ended: no Binding of it can come any more, and its cards are free."""
+        self._gone[uid] = None
+        if len(self._gone) > MOST_GONE:
+            self._gone.popitem(last=False)
         pod = self.pods.pop(uid, None)
         if pod is not None:
             self._on[pod.node].discard(uid)
@@ -161,6 +167,10 @@ class ClusterState:
         self.promises.over(uid)
         self._release(uid)
         self._reserved(self.reservations.gone(uid))
+
+    def was_gone(self, uid: str) -> bool:
+        """Whether it was deleted or ended, of late; kube-scheduler may not have heard of it yet."""
+        return uid in self._gone
 
     def pods_listed(self, uids: set[str], *, began_s: float) -> None:
         """What was bound or held after the list began may be missing in it."""

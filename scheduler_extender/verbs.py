@@ -86,23 +86,30 @@ class Verbs:
             return _everywhere(asked.names, str(wish))
         entry = self._state.ledger.entry(uid)
         if entry is not None:
-            return _only(asked.names, entry.fact.node)
-        kept = self._kept(asked.pod, wish, asked.names)
-        if kept:
-            left = [name for name in asked.names if name not in kept]
-            found = found_by(wish, left)
-            told = dict.fromkeys(kept, PROMISED.why)
-            found = replace(found, failed={**found.failed, **told})
+            found = _only(asked.names, entry.fact.node)
         else:
-            found = found_by(wish, asked.names)
+            found = self._unpromised(asked, wish, found_by)
         if found.fitting:
             self._state.waiting.over(uid)
-        elif uid:
+        elif uid and not self._state.was_gone(uid):
             self._state.waiting.refused(asked.pod, wish, asked.names, now_s=self._binds.now_s())
         return found
 
+    def _unpromised(
+        self,
+        asked: wire.Candidates,
+        wish: Demand,
+        found_by: Callable[[Demand, Sequence[str]], wire.Filtered],
+    ) -> wire.Filtered:
+        """Without the nodes where it would take what is kept for another."""
+        kept = self._kept(asked.pod, wish, asked.names)
+        if not kept:
+            return found_by(wish, asked.names)
+        found = found_by(wish, [name for name in asked.names if name not in kept])
+        told = dict.fromkeys(kept, PROMISED.why)
+        return replace(found, failed={**found.failed, **told})
+
     def _kept(self, pod: wire.Raw, wish: Demand, names: Sequence[str]) -> set[str]:
-        """The nodes where it would take what is kept for another."""
         promises, uid, priority = self._state.promises, _uid(pod), _priority(pod)
         if not promises:
             return set()

@@ -22,9 +22,17 @@ from scheduler_extender.core.gpus import Fleet
 from scheduler_extender.wire import Raw
 
 MOST: Final = 2_000  # pods that are remembered; of more, the most important and then the first
-# A word that was not followed (kube-scheduler is down, or refuses the pod by itself) is said again
-# after this.
-AGAIN_S: Final = 30.0
+# A word that was in vain (others were quicker, or the room is where the pod may not go) is said
+# again after 2 s, 4 s and so on, up to this.
+MOST_PAUSE_S: Final = 64.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """How often a pod's retry was asked for, and when it may be again."""
+
+    times: int = 0
+    again_s: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ class WaitingPods:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._pods: dict[str, Waiting] = {}  # by UID
-        self._told_s: dict[str, float] = {}  # by UID: when its retry was asked for
+        self._told: dict[str, _Told] = {}  # by UID
         self._versions = fleet.version[:0].copy()  # of each row, at the last look
         self._changed_s = np.zeros(0)  # of each row, to the precision of looks
 
@@ -72,7 +80,6 @@ class WaitingPods:
         priority = int(spec.get("priority") or 0)
         if known is None and len(self._pods) >= MOST and not self._forget_below(priority):
             return
-        self._told_s.pop(uid, None)
         self._pods[uid] = Waiting(
             uid,
             meta.get("namespace") or "",
@@ -88,7 +95,7 @@ class WaitingPods:
     def over(self, uid: str) -> None:
         """It found room, or is gone."""
         self._pods.pop(uid, None)
-        self._told_s.pop(uid, None)
+        self._told.pop(uid, None)
 
     def look(self, *, now_s: float) -> None:
         """Notice which rows changed since the last look. To be called every second or so."""
@@ -99,20 +106,26 @@ class WaitingPods:
         self._versions, self._changed_s = version.copy(), stamps
 
     def placeable(self, most: int, *, now_s: float) -> tuple[Waiting, ...]:
-        """Whom to have tried again, by priority: at most so many, each seldom."""
+        """Whom to have tried again: at most so many, by priority, and who was tried least."""
         room_s = cache(self._room_s)
+        ranked = [(-pod.priority, self._told_of(pod).times, pod) for pod in self._pods.values()]
+        ranked.sort(key=lambda one: one[:2])
         due = (
             pod
-            for pod in sorted(self._pods.values(), key=lambda pod: -pod.priority)
-            if now_s - self._told_s.get(pod.uid, -inf) >= AGAIN_S
-            and room_s(pod.demand) >= pod.asked_s
+            for _, _, pod in ranked
+            if now_s >= self._told_of(pod).again_s and room_s(pod.demand) >= pod.asked_s
         )
         return tuple(islice(due, most))
 
     def told(self, uid: str, *, now_s: float) -> None:
         """Its retry was asked for."""
-        if uid in self._pods:
-            self._told_s[uid] = now_s
+        pod = self._pods.get(uid)
+        if pod is not None:
+            times = self._told_of(pod).times + 1
+            self._told[uid] = _Told(times, now_s + min(2.0 ** min(times, 10), MOST_PAUSE_S))
+
+    def _told_of(self, pod: Waiting) -> _Told:
+        return self._told.get(pod.uid, _NEVER)
 
     def _room_s(self, demand: Demand) -> float:
         """When the node changed last that did so last of those with room for it."""
@@ -133,3 +146,6 @@ class WaitingPods:
         """Our own strings for them: a name is kept once, however many pods wait for its node."""
         fleet = self._fleet
         return tuple(fleet.names[row] for row in map(fleet.row_of.get, names) if row is not None)
+
+
+_NEVER: Final = _Told()

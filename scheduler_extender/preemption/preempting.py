@@ -28,10 +28,11 @@ from scheduler_extender.preemption.lower import LowerPods, as_all_will_be
 from scheduler_extender.preemption.promises import KEEP_S, Promise
 from scheduler_extender.preemption.victims import as_it_will_be, cost, evictable, victims_on
 from scheduler_extender.state import ClusterState
-from scheduler_extender.waiting import AGAIN_S, Waiting
+from scheduler_extender.waiting import Waiting
 
 log = structlog.get_logger(__name__)
 
+AGAIN_S: Final = 30.0  # kube-scheduler is told so seldom to ask about a pod anew
 PATIENCE_S: Final = 2.0  # kube-scheduler tries its own preemption at once
 MOST_LOOKED_AT: Final = 200  # pods in one turn
 MOST_AT_ONCE: Final = 5  # of them, those for whom a plan is made

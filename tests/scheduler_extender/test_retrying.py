@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from scheduler_extender.core import annotations as named
 from scheduler_extender.errors import Unreachable
 from scheduler_extender.retrying import MOST_AT_ONCE, retry
-from scheduler_extender.waiting import AGAIN_S, Waiting
+from scheduler_extender.waiting import MOST_PAUSE_S, Waiting
 from tests.scheduler_extender.builders import CARD_MIB, Extender, a_node, an_extender
 from tests.scheduler_extender.fakes import a_pod
 
@@ -80,20 +80,47 @@ async def test_nobody_is_tried_again_while_nothing_changes_or_too_little() -> No
     assert (await looked(extender)).names == ["late"]
 
 
-async def test_a_word_is_said_once_and_again_only_after_long_or_after_a_new_refusal() -> None:
+async def test_a_word_that_was_in_vain_is_said_again_ever_more_seldom() -> None:
+    """Whether kube-scheduler did not hear it, or others were quicker."""
     extender = await full()
     refused(extender, "late", WHOLE)
     extender.cluster.delete("p0")
     extender.watch.deliver()
     assert (await looked(extender)).names == ["late"]
     assert (await looked(extender)).names == []
-    assert (await looked(extender, after_s=AGAIN_S)).names == ["late"]
+    assert (await looked(extender)).names == ["late"]
     await placed(extender, "first", WHOLE)
     refused(extender, "late", WHOLE)
-    assert (await looked(extender)).names == []
     extender.cluster.delete("first")
     extender.watch.deliver()
-    assert (await looked(extender)).names == ["late"]
+    assert (await looked(extender)).names == []
+    assert (await looked(extender, after_s=3.0)).names == ["late"]
+    looks = [await looked(extender) for _ in range(int(10 * MOST_PAUSE_S))]
+    assert 10 <= sum("late" in told.names for told in looks) <= 14
+
+
+async def test_who_waits_for_another_pool_keeps_nobody_from_the_room() -> None:
+    """They are tried as well, and found wanting by kube-scheduler; others come in between."""
+    extender = await full()
+    for number in range(4 * MOST_AT_ONCE):
+        refused(extender, f"elsewhere{number}", WHOLE)
+    refused(extender, "here", WHOLE)
+    extender.cluster.delete("p0")
+    extender.watch.deliver()
+    names = set[str]()
+    for _ in range(6):
+        names.update((await looked(extender)).names)
+    assert "here" in names
+
+
+async def test_a_pod_that_is_gone_already_does_not_wait() -> None:
+    """kube-scheduler asks about it, for it hears of the deletion after us."""
+    extender = await full()
+    pod = extender.cluster.create("late", uid="uid-late", annotations=WHOLE)
+    extender.cluster.delete("late")
+    extender.watch.deliver()
+    assert extender.pick(pod, "n")["NodeNames"] == []
+    assert len(extender.state.waiting) == 0
 
 
 async def test_a_card_that_is_trusted_again_is_room() -> None:
@@ -145,4 +172,4 @@ async def test_an_api_server_that_is_down_delays_it_and_ends_nothing() -> None:
     extender.watch.deliver()
     told = await looked(extender, told=Told(down=True))
     told.down = False
-    assert (await looked(extender, after_s=AGAIN_S, told=told)).names == ["late"]
+    assert (await looked(extender, after_s=MOST_PAUSE_S, told=told)).names == ["late"]

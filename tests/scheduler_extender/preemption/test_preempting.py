@@ -6,9 +6,15 @@ import pytest
 from scheduler_extender.core import annotations as named
 from scheduler_extender.errors import Refused
 from scheduler_extender.preemption.lower import SPARED_S
-from scheduler_extender.preemption.preempting import FRESH_S, OVERDUE_S, PATIENCE_S, REMOTE_S
+from scheduler_extender.preemption.preempting import (
+    AGAIN_S,
+    FRESH_S,
+    OVERDUE_S,
+    PATIENCE_S,
+    REMOTE_S,
+)
 from scheduler_extender.preemption.promises import KEEP_S
-from scheduler_extender.waiting import AGAIN_S, MOST
+from scheduler_extender.waiting import MOST
 from tests.scheduler_extender.builders import CARD_MIB, Extender, a_node, an_extender
 from tests.scheduler_extender.fakes import GRACE_S, Clock, FakeBinder, FakeCluster, Fate, Raw, a_pod
 
