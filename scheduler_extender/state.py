@@ -247,12 +247,17 @@ class ClusterState:
         return tuple(self.pods[uid] for uid in self._on.get(node, ()))
 
     def going(self, node: str, chosen: frozenset[str] = frozenset()) -> set[str]:
-        """UIDs of a node's pods that are being deleted and will be gone soon; so will `chosen`."""
+        """UIDs of a node's pods that are being deleted and will be gone soon; so will `chosen`.
+
+        However long they take, those that may have to go for a pod that others nominated are waited
+        for: a former process may have evicted them.
+        """
         overdue, remote = self.going_between
+        nominated = self.promises.nominated(node)
         return {
             pod.uid
             for pod in self.on(node)
-            if overdue < pod.leaving < remote
+            if (overdue < pod.leaving and (pod.leaving < remote or pod.priority < nominated))
             or (pod.uid in chosen and not "" < pod.leaving <= overdue)
         }
 

@@ -16,13 +16,16 @@ import numpy as np
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import cards_that_fit, fits
 from scheduler_extender.core.gpus import Fleet, Grant, Ints, Mask
+from scheduler_extender.preemption.backoff import Backoff
 from scheduler_extender.preemption.promises import give
 from scheduler_extender.preemption.victims import evictable
 from scheduler_extender.state import ClusterState
 
 AT_ONCE: Final = 20  # nodes counted between two breaths
-# Whom the API server does not let us evict, by a budget as a rule, is left alone so long.
+# Whom the API server does not let us evict, by a budget as a rule, is left alone so long, and twice
+# as long each time that it says so again.
 SPARED_S: Final = 30.0
+MOST_SPARED_S: Final = 300.0
 _FREE: Final = ("memory_free", "milli_free", "slots_free")
 
 
@@ -49,6 +52,7 @@ class LowerPods:
         self._levels: dict[int, _Level] = {}  # by priority
         self._counted = state.fleet.version[:0].copy()  # the version of each row when it was
         self._spared: dict[str, tuple[str, float]] = {}  # by UID: node, until when
+        self._refusals = Backoff(first_s=SPARED_S, most_s=MOST_SPARED_S)
 
     @property
     def least(self) -> float:
@@ -61,10 +65,12 @@ class LowerPods:
 
     def spare(self, uid: str, node: str, *, now_s: float) -> None:
         """It cannot be evicted for now."""
-        self._spared[uid] = node, now_s + SPARED_S
+        self._refusals.again(uid, now_s=now_s)
+        self._spared[uid] = node, self._refusals.until_s(uid)
         self._stale(node)
 
     def look(self, *, now_s: float) -> None:
+        self._refusals.look(now_s=now_s)
         for uid, (node, until_s) in tuple(self._spared.items()):
             if until_s <= now_s:
                 del self._spared[uid]
@@ -143,13 +149,12 @@ def as_all_will_be(state: ClusterState, *, uid: str, priority: int) -> tuple[Fle
     soon = copy(now)
     for name in _FREE:
         setattr(soon, name, getattr(now, name).copy())
-    before = state.promises.before(uid, priority)
     for node in {*state.leaving_on(), *(promise.node for promise in state.promises)}:
         row = soon.row_of.get(node)
         if row is None:
             continue
         alone = state.promises.soon(node)
-        give(alone, [promise for promise in before if promise.node == node])
+        give(alone, state.promises.before(uid, priority, node=node))
         for name in _FREE:
             getattr(soon, name)[row] = getattr(alone, name)[0]
     return now, soon

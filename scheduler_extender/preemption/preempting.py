@@ -5,13 +5,19 @@ kube-scheduler names no victims there: to its own filters the pod fits. So for a
 waiting (1) the node is chosen where evictions cost least, (2) the room there is promised to it,
 (3) the API server is asked whether all victims may go, (4) they are evicted, and (5) the node is
 nominated for the pod. Whoever may not go is spared for a while, and others are found. A victim
-whose eviction was not answered is asked for again as long as the promise stands.
+whose eviction was not answered is asked for again as long as the promise stands. Where pods went in
+vain twice, nobody goes for that pod for a while.
+
+`look` goes on while a turn waits for the API server: after each answer promises may have ended, and
+pods may be others.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from math import inf
 from typing import Final
 
@@ -24,6 +30,7 @@ from scheduler_extender.core.fit import fits
 from scheduler_extender.errors import NotFound, Refused, Unreachable
 from scheduler_extender.metrics import PreemptionMetrics
 from scheduler_extender.ports import Evictor, Lease, Reporter, Retries
+from scheduler_extender.preemption.backoff import Backoff
 from scheduler_extender.preemption.lower import LowerPods, as_all_will_be
 from scheduler_extender.preemption.promises import KEEP_S, Promise
 from scheduler_extender.preemption.victims import as_it_will_be, cost, evictable, victims_on
@@ -38,6 +45,13 @@ MOST_LOOKED_AT: Final = 200  # pods in one turn
 MOST_AT_ONCE: Final = 5  # of them, those for whom a plan is made
 MOST_NODES: Final = 16  # that are looked at closely for one pod
 MOST_TRIES: Final = 5  # in one turn, when budgets spare victims
+# A turn that has taken so long begins nothing more: the API server is slow to answer. Half of it is
+# for evictions that were begun before.
+TURN_S: Final = 10.0
+# Where pods went in vain a second time (the first time may be bad luck), nobody goes for that pod
+# for so long, and for twice as long each time that it happens again.
+VAIN_S: Final = 60.0
+MOST_VAIN_S: Final = 3600.0
 # Who was asked about longer ago is asked about again first: its nodes may be others by now.
 FRESH_S: Final = 30.0
 # A pod that is not gone so long after it had to be may stay for ever: its node may be dead.
@@ -54,8 +68,20 @@ class Plan:
     victims: tuple[PodSeen, ...]
 
 
+class _Word(Enum):
+    """The API server's on an eviction."""
+
+    YES = "yes"
+    NO = "no"
+    GONE = "there is no such pod"
+    NONE = "not known"
+
+
 class Preempting:
-    """`epoch_s` is the clock that deadlines of deletions are told by. One turn at a time."""
+    """`epoch_s` is the clock that deadlines of deletions are told by, `now_s` that of all else.
+
+    One turn at a time; `look` may be called at any time.
+    """
 
     def __init__(
         self,
@@ -67,6 +93,7 @@ class Preempting:
         lease: Lease,
         metrics: PreemptionMetrics,
         epoch_s: Callable[[], float],
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
         self._evictor = evictor
@@ -75,9 +102,13 @@ class Preempting:
         self._lease = lease
         self._metrics = metrics
         self._epoch_s = epoch_s
+        self._now_s = now_s
+        self._until_s = -inf  # when the turn has to end
         self._lower = LowerPods(state)
         self._preemptors: dict[str, Waiting] = {}  # by UID: of our own promises
         self._evicted: set[str] = set()  # UIDs of their victims
+        self._costly: set[str] = set()  # UIDs of those for whom somebody went, or may have
+        self._vain = Backoff(first_s=VAIN_S, most_s=MOST_VAIN_S, free=1)
         self._looked_s: dict[str, float] = {}  # by UID: when a plan was looked for
         self._asked_s: dict[str, float] = {}  # by UID: when kube-scheduler was told to ask again
 
@@ -87,15 +118,19 @@ class Preempting:
         state.going_between = stamp(epoch_s - OVERDUE_S), stamp(epoch_s + REMOTE_S)
         state.promises.look(now_s=now_s)
         self._lower.look(now_s=now_s)
+        self._vain.look(now_s=now_s)
         for uid in [uid for uid in self._preemptors if state.promises.of(uid) is None]:
-            del self._preemptors[uid]
+            self._ended(uid)
         victims = {v.uid for promise in state.promises for v in promise.victims}
         self._evicted &= victims
 
     async def turn(self, *, now_s: float) -> None:
         """After `look`. What fails is logged, and done again in a later turn."""
+        self._until_s = now_s + TURN_S / 2
         for uid in tuple(self._preemptors):
-            await self._go_on(uid, now_s=now_s)
+            if not self._too_long:
+                await self._go_on(uid)
+        self._until_s = now_s + TURN_S
         if not self._lease.leading or not any(True for _ in self._waiting(now_s)):
             return
         while self._lower.count():  # noqa: ASYNC110 - it is work that is waited for here
@@ -103,6 +138,8 @@ class Preempting:
         planned, hopeless = 0, set[tuple[Demand, int, tuple[str, ...]]]()
         for pod in self._due(now_s):
             kind = pod.demand, pod.priority, pod.nodes
+            if self._too_long:
+                return
             self._looked_s[pod.uid] = now_s
             if kind in hopeless:
                 continue
@@ -112,6 +149,10 @@ class Preempting:
             if not await self._preempt(pod, now_s=now_s):
                 hopeless.add(kind)
             await asyncio.sleep(0)
+
+    @property
+    def _too_long(self) -> bool:
+        return self._now_s() >= self._until_s
 
     def _waiting(self, now_s: float) -> Iterator[Waiting]:
         """Those that might preempt."""
@@ -143,12 +184,15 @@ class Preempting:
         for _ in range(MOST_TRIES):
             self._lower.count()
             plan = await self._plan(pod)
-            if plan is None or not self._waits(pod):
+            if plan is None:
                 return False
+            spare = bool(plan.victims) and self._now_s() < self._vain.until_s(pod.uid)
+            if spare or not self._waits(pod):
+                return True
             if plan.victims and now_s - pod.asked_s > FRESH_S:
                 await self._ask_anew(pod, now_s=now_s)
                 return True
-            if await self._carry_out(pod, plan, now_s=now_s):
+            if await self._carry_out(pod, plan) or self._too_long:
                 return True
         return True
 
@@ -179,73 +223,116 @@ class Preempting:
         could = evictable(self._state, node, priority=pod.priority, spared=self._lower.spared)
         return victims_on(alone, pod.demand, could)
 
-    async def _carry_out(self, pod: Waiting, plan: Plan, *, now_s: float) -> bool:
+    async def _carry_out(self, pod: Waiting, plan: Plan) -> bool:
         """Whether the promise stands; else other victims have to be found."""
         promise = Promise(
             pod.uid, pod.namespace, pod.name, plan.node, pod.demand, pod.priority, plan.victims,
-            ours=True, until_s=now_s + KEEP_S,
+            ours=True, until_s=self._now_s() + KEEP_S,
         )  # fmt: skip
         self._state.promises.make(promise)
         self._preemptors[pod.uid] = pod
-        trials = (self._tried(victim, now_s=now_s) for victim in plan.victims)
-        if not all(await asyncio.gather(*trials)):
-            self._state.promises.end(pod.uid)
+        if not all(await asyncio.gather(*map(self._tried, plan.victims))):
+            self._end(promise)
             return False
-        if plan.victims:
+        if plan.victims and self._stands(promise):
             self._metrics.preemptions.inc()
             self._reporter.preempting(pod, node=plan.node, victims=plan.victims)
-        if not await self._go_on(pod.uid, now_s=now_s):
+        if not await self._go_on(pod.uid):
             return False
-        await self._nominate(pod, plan.node)
+        if self._stands(promise):
+            await self._nominate(pod, plan.node)
         return True
 
-    async def _go_on(self, uid: str, *, now_s: float) -> bool:
-        """Evict victims that stand as if nothing had been said; false: the promise was ended."""
-        state, promise, pod = self._state, self._state.promises.of(uid), self._preemptors[uid]
-        for victim in promise.victims if promise is not None else ():
+    async def _go_on(self, uid: str) -> bool:
+        """Evict victims that stand as if nothing had been said; false: the promise has ended."""
+        state, promise, pod = self._state, self._state.promises.of(uid), self._preemptors.get(uid)
+        if promise is None or pod is None:
+            return False
+        for victim in promise.victims:
+            if not self._stands(promise):
+                return False
             seen = state.pods.get(victim.uid)
             if seen is None or seen.leaving or victim.uid in self._evicted:
                 continue
-            if state.promises.of(uid) is not promise or state.ledger.entry(uid) is not None:
+            if self._too_long or state.promises.ready(promise):
+                return True
+            word = await self._evict(victim, pod)
+            if uid not in self._preemptors:
+                self._ended(uid)
                 return False
-            if not await self._evict(victim, pod, now_s=now_s):
-                state.promises.end(uid)
+            if word is _Word.NO:
+                self._end(promise)
                 return False
+            if word is _Word.NONE:
+                self._last(uid)
+                return True
         return True
 
-    async def _tried(self, victim: PodSeen, *, now_s: float) -> bool:
-        """Whether the API server would evict it."""
-        return await self._asked(victim, now_s=now_s, dry_run=True) is not False
+    def _stands(self, promise: Promise) -> bool:
+        """Still the same but for its time, and of use: the pod has no cards yet."""
+        known = self._state.promises.of(promise.uid)
+        same = known is not None and replace(known, until_s=promise.until_s) == promise
+        return same and self._state.ledger.entry(promise.uid) is None
 
-    async def _evict(self, victim: PodSeen, pod: Waiting, *, now_s: float) -> bool:
-        """False: it may not be evicted."""
-        done = await self._asked(victim, now_s=now_s)
-        if done:
+    def _end(self, promise: Promise) -> None:
+        if self._stands(promise):
+            self._state.promises.end(promise.uid)
+            self._ended(promise.uid)
+
+    def _ended(self, uid: str) -> None:
+        """No promise of ours stands for the pod."""
+        self._preemptors.pop(uid, None)
+        if self._state.ledger.entry(uid) is not None:
+            self._vain.over(uid)
+        elif uid in self._costly:
+            self._vain.again(uid, now_s=self._now_s())
+        self._costly.discard(uid)
+
+    def _last(self, uid: str) -> None:
+        """Whoever else is to be gone on with comes first in the next turn."""
+        pod = self._preemptors.pop(uid, None)
+        if pod is not None:
+            self._preemptors[uid] = pod
+
+    async def _tried(self, victim: PodSeen) -> bool:
+        """Whether the API server would evict it. Where that is not said the turn ends."""
+        word = await self._asked(victim, dry_run=True)
+        if word is _Word.NONE:
+            self._until_s = -inf
+        if word in (_Word.NO, _Word.NONE):
+            self._lower.spare(victim.uid, victim.node, now_s=self._now_s())
+        return word in (_Word.YES, _Word.GONE)
+
+    async def _evict(self, victim: PodSeen, pod: Waiting) -> _Word:
+        word = await self._asked(victim)
+        if word in (_Word.YES, _Word.NONE):
+            self._costly.add(pod.uid)
+        if word is _Word.NO:
+            self._lower.spare(victim.uid, victim.node, now_s=self._now_s())
+        if word is _Word.YES:
             self._evicted.add(victim.uid)
             self._metrics.victims.inc()
             self._reporter.preempted(victim, by=pod, node=victim.node)
             await self._told_why(victim, pod)
-        return done is not False
+        return word
 
-    async def _asked(self, victim: PodSeen, *, now_s: float, dry_run: bool = False) -> bool | None:
-        """What the API server says to its eviction; None: no answer, or it is gone already."""
+    async def _asked(self, victim: PodSeen, *, dry_run: bool = False) -> _Word:
+        """What the API server says to its eviction."""
         if not self._lease.leading:
-            return None
+            return _Word.NONE
         try:
             await self._evictor.evict(victim, dry_run=dry_run)
         except NotFound:
-            return None
+            return _Word.GONE
         except Refused as refused:
             log.info("a pod may not be evicted; others are looked for", why=str(refused))
+            return _Word.NO
         except Unreachable as trouble:
-            if not dry_run:
-                log.warning("whether a pod was evicted is not known yet", why=str(trouble))
-                return None
-            log.warning("a pod cannot be evicted now", why=str(trouble))
-        else:
-            return True
-        self._lower.spare(victim.uid, victim.node, now_s=now_s)
-        return False
+            log.warning(
+                "whether a pod is evicted is not known yet", dry_run=dry_run, why=str(trouble)
+            )
+            return _Word.NONE
+        return _Word.YES
 
     async def _told_why(self, victim: PodSeen, pod: Waiting) -> None:
         try:

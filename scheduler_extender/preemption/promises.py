@@ -9,6 +9,7 @@ have what the promised pod does not need.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from math import inf
 from typing import Final
 
@@ -54,6 +55,9 @@ class Promises:
         self._ledger = ledger
         self._going = going
         self._made: dict[str, Promise] = {}  # by UID
+        self._number = count()
+        self._ages: dict[str, int] = {}  # by UID: which of all promises it was
+        self._ranked: dict[str, list[Promise]] = {}  # by node: the most important first
         # By node, demand and promises: at which version of the row, and whether it spoils them.
         self._found: dict[tuple[str, Demand, tuple[str, ...]], tuple[int, bool]] = {}
         self._ended: dict[str, str] = {}  # by UID: the node of a nomination that is kept no more
@@ -69,17 +73,26 @@ class Promises:
 
     def victims(self, node: str) -> frozenset[str]:
         """UIDs of the node's pods that have to go, or are going."""
-        made = (promise for promise in self._made.values() if promise.node == node)
+        made = self._ranked.get(node, ())
         return frozenset(victim.uid for promise in made for victim in promise.victims)
 
+    def nominated(self, node: str) -> float:
+        """The highest priority for which others nominated it, or a former process did: whoever had
+        to go for that is not known.
+        """
+        made = self._ranked.get(node, ())
+        return max((promise.priority for promise in made if not promise.ours), default=-inf)
+
     def make(self, promise: Promise) -> None:
-        self._made[promise.uid] = promise
+        self._put(promise)
         self._changed(promise.node)
 
     def end(self, uid: str) -> None:
         """Whoever was refused for its sake may be tried again."""
         promise = self._made.pop(uid, None)
         if promise is not None:
+            self._unrank(promise)
+            del self._ages[uid]
             self._ended[uid] = promise.node
             self._changed(promise.node)
 
@@ -109,28 +122,30 @@ class Promises:
                 continue
             if not self._kept(promise, self.soon(promise.node)):
                 self.end(promise.uid)
-            elif promise.until_s == inf or not self._kept(promise, self.now(promise.node)):
-                self._made[promise.uid] = replace(promise, until_s=now_s + KEEP_S)
+            elif promise.until_s == inf or not self.ready(promise):
+                self._put(replace(promise, until_s=now_s + KEEP_S))
             elif promise.until_s <= now_s:
                 self.end(promise.uid)
 
-    def before(self, uid: str, priority: int) -> list[Promise]:
-        """Those that a pod must leave alone, the most important first.
+    def ready(self, promise: Promise) -> bool:
+        """Whether there is room for the pod without anybody going."""
+        return self._kept(promise, self.now(promise.node))
+
+    def before(self, uid: str, priority: int, *, node: str) -> list[Promise]:
+        """Those on the node that a pod must leave alone, the most important first.
 
         Who has a hold or a grant has its cards, and needs no promise.
         """
-        ages = {made: age for age, made in enumerate(self._made)}
-        own = (-priority, ages.get(uid, len(ages)))
-        ranked = sorted((-one.priority, ages[one.uid], one.uid) for one in self._made.values())
+        own = -priority, self._ages.get(uid, inf)
         return [
-            self._made[other]
-            for importance, age, other in ranked
-            if (importance, age) < own and other != uid and self._ledger.entry(other) is None
+            one
+            for one in self._ranked.get(node, ())
+            if self._rank(one) < own and one.uid != uid and self._ledger.entry(one.uid) is None
         ]
 
     def spoiled(self, node: str, demand: Demand, *, uid: str, priority: int) -> bool:
         """Whether this pod would get cards on the node now that were promised to another."""
-        before = tuple(one for one in self.before(uid, priority) if one.node == node)
+        before = self.before(uid, priority, node=node)
         row = self._ledger.fleet.row_of.get(node)
         if not before or row is None or not demand.cards:
             return False
@@ -174,9 +189,27 @@ class Promises:
         """Whether there is room for the pod beside those before it. Mutates `alone`."""
         if not alone.rows:
             return False
-        before = self.before(promise.uid, promise.priority)
-        give(alone, [one for one in before if one.node == promise.node])
+        give(alone, self.before(promise.uid, promise.priority, node=promise.node))
         return give(alone, [promise]) == 1
+
+    def _put(self, promise: Promise) -> None:
+        """In place of what the pod was promised before; it is as old as that."""
+        known = self._made.get(promise.uid)
+        if known is not None:
+            self._unrank(known)
+        self._made[promise.uid] = promise
+        self._ages.setdefault(promise.uid, next(self._number))
+        ranked = self._ranked.setdefault(promise.node, [])
+        ranked.append(promise)
+        ranked.sort(key=self._rank)
+
+    def _unrank(self, promise: Promise) -> None:
+        left = [one for one in self._ranked.pop(promise.node) if one.uid != promise.uid]
+        if left:
+            self._ranked[promise.node] = left
+
+    def _rank(self, promise: Promise) -> tuple[int, float]:
+        return -promise.priority, self._ages[promise.uid]
 
     def _changed(self, node: str) -> None:
         """Have everybody look at the node anew."""

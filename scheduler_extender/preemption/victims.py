@@ -86,8 +86,7 @@ def _enough(
 def as_it_will_be(state: ClusterState, node: str, *, uid: str, priority: int) -> Fleet:
     """The node by itself, without those that are going and with those that were promised room."""
     alone = state.promises.soon(node)
-    before = state.promises.before(uid, priority)
-    give(alone, [promise for promise in before if promise.node == node])
+    give(alone, state.promises.before(uid, priority, node=node))
     return alone
 
 

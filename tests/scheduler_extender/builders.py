@@ -71,6 +71,7 @@ class Extender:
             lease=self.lease,
             metrics=PreemptionMetrics(CollectorRegistry()),
             epoch_s=clock.now_s,
+            now_s=clock.now_s,
         )
         self.watch = FakeWatch(self.cluster, self.state)
         for node in self.nodes:

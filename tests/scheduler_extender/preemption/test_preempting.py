@@ -1,22 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods of high priority get room on cards from the right pods, and nobody else takes it."""
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
 import pytest
 
 from scheduler_extender.core import annotations as named
-from scheduler_extender.errors import Refused
-from scheduler_extender.preemption.lower import SPARED_S
+from scheduler_extender.core.annotations import PodSeen
+from scheduler_extender.core.demand import Demand
+from scheduler_extender.errors import Refused, Unreachable
+from scheduler_extender.preemption.lower import MOST_SPARED_S, SPARED_S
 from scheduler_extender.preemption.preempting import (
     AGAIN_S,
     FRESH_S,
     OVERDUE_S,
     PATIENCE_S,
     REMOTE_S,
+    TURN_S,
+    stamp,
 )
-from scheduler_extender.preemption.promises import KEEP_S
+from scheduler_extender.preemption.promises import KEEP_S, Promise
 from scheduler_extender.waiting import MOST
 from tests.scheduler_extender.builders import CARD_MIB, Extender, a_node, an_extender
-from tests.scheduler_extender.fakes import GRACE_S, Clock, FakeBinder, FakeCluster, Fate, Raw, a_pod
+from tests.scheduler_extender.fakes import (
+    GRACE_S,
+    Clock,
+    FakeBinder,
+    FakeCluster,
+    FakeEvictor,
+    Fate,
+    Raw,
+    a_pod,
+)
 
 WHOLE = {named.COUNT: "1"}
 HIGH = 1000
@@ -427,3 +445,216 @@ async def test_an_important_pod_is_heard_however_many_wait() -> None:
     waits(extender)
     assert len(extender.state.waiting) == MOST
     assert await turn(extender) == ["low"]
+
+
+# An API server that is slow to answer
+
+EVICT_S = 5.0  # until an answer is no longer waited for
+
+
+class SlowEvictor(FakeEvictor):
+    """Each answer takes `EVICT_S`, or does not come then. `meanwhile` happens in that time."""
+
+    def __init__(self, cluster: FakeCluster, *, tries: bool, evictions: bool) -> None:
+        super().__init__(cluster)
+        self.answers = {True: tries, False: evictions}  # by dry_run
+        self.asked: list[tuple[str, bool]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    async def evict(self, victim: PodSeen, *, dry_run: bool = False) -> None:
+        self.asked.append((victim.name, dry_run))
+        answered_s = self.cluster.clock.s + EVICT_S
+        await asyncio.sleep(0)  # others are asked beside it
+        self.cluster.clock.s = max(self.cluster.clock.s, answered_s)
+        self.meanwhile()
+        if not self.answers[dry_run]:
+            raise Unreachable("no answer in time", after_s=0.0)
+        await super().evict(victim, dry_run=dry_run)
+
+
+def slow(extender: Extender, *, tries: bool = True, evictions: bool = True) -> SlowEvictor:
+    evictor = SlowEvictor(extender.cluster, tries=tries, evictions=evictions)
+    extender.evictor = extender.preempting._evictor = evictor
+    return evictor
+
+
+async def test_a_turn_ends_where_the_first_question_is_not_answered() -> None:
+    extender = await filled(*({f"w{number}": (99, 0)} for number in range(20)))
+    evictor = slow(extender, tries=False)
+    for number in range(10):
+        waits(extender, f"high-{number}")
+    await turn(extender)
+    assert evictor.asked == [(evictor.asked[0][0], True)]
+
+
+@pytest.mark.parametrize("evictions", [True, False])
+async def test_a_turn_takes_some_seconds_however_slow_the_answers_are(evictions: bool) -> None:
+    extender = await filled(*({f"w{number}": (99, 0)} for number in range(20)))
+    slow(extender, evictions=evictions)
+    for number in range(10):
+        waits(extender, f"high-{number}")
+    for _ in range(10):
+        began_s = extender.cluster.clock.s
+        await turn(extender, after_s=1.0)
+        assert extender.cluster.clock.s - began_s <= 1.0 + TURN_S + EVICT_S
+
+
+async def test_evictions_without_an_answer_do_not_keep_others_from_theirs() -> None:
+    extender = await filled(*({f"w{number}": (99, 0)} for number in range(4)))
+    evictor = slow(extender, evictions=False)
+    for number in range(4):
+        waits(extender, f"high-{number}")
+    for _ in range(12):
+        await turn(extender, after_s=1.0)
+    promised = {victim.name for one in extender.state.promises for victim in one.victims}
+    asked = [name for name, dry_run in evictor.asked if not dry_run]
+    assert len(promised) > 1
+    assert set(asked[-len(promised) :]) == promised
+
+
+async def test_who_may_not_go_is_spared_from_the_answer_on() -> None:
+    """Not from the beginning of the turn: that may be long ago."""
+    extender = await filled({"a": (99, 0)}, {"b": (99, 1)})
+    evictor = slow(extender)
+    evictor.protected = {"a"}
+    high = waits(extender)
+    extender.cluster.clock.s += PATIENCE_S
+    began_s = extender.cluster.clock.s
+    await extender.preempting.turn(now_s=began_s)
+    (until_s,) = (until_s for _, until_s in extender.preempting._lower.spared.values())
+    assert until_s == began_s + EVICT_S + SPARED_S
+    assert extender.state.promises.of(high["metadata"]["uid"]) is not None
+
+
+async def test_promises_are_looked_at_while_an_answer_is_waited_for() -> None:
+    extender = await filled({"b": (50, 0), "c": (50, 0)})
+    evictor = slow(extender)
+    evictor.meanwhile = lambda: extender.preempting.look(now_s=extender.cluster.clock.s)
+    waits(extender)
+    victims = await turn(extender) + await turn(extender, after_s=1.0)
+    assert sorted(victims) == ["b", "c"]
+    assert evictor.nominated == {"high": "n"}
+
+
+async def test_nobody_more_goes_for_a_pod_that_is_deleted_meanwhile() -> None:
+    extender = await filled({"b": (50, 0), "c": (50, 0)})
+    evictor = slow(extender)
+
+    def deleted() -> None:
+        if not evictor.asked[-1][1]:
+            gone(extender, "high")
+            extender.preempting.look(now_s=extender.cluster.clock.s)
+
+    evictor.meanwhile = deleted
+    waits(extender)
+    victims = await turn(extender) + await turn(extender, after_s=1.0)
+    assert len(victims) == 1
+    assert evictor.nominated == {}
+
+
+async def test_nobody_goes_for_room_that_came_of_itself_meanwhile() -> None:
+    extender = await filled({"low": (99, 0)}, {"done": (99, HIGH)})
+    evictor = slow(extender)
+    evictor.meanwhile = lambda: gone(extender, "done")
+    waits(extender)
+    assert await turn(extender) == []
+
+
+# What is in vain again and again
+
+
+@dataclass
+class Churn:
+    """A cluster that goes on: who is evicted is soon made anew, and placed where there is room."""
+
+    extender: Extender
+    evicted_s: list[float] = field(default_factory=list)
+    unplaced: list[Raw] = field(default_factory=list)
+    leaves_s: dict[str, float] = field(default_factory=dict)
+    placed: Callable[[], None] = lambda: None
+
+    async def passes(self, seconds: int, *, asked: Raw) -> None:
+        extender, clock = self.extender, self.extender.cluster.clock
+        for second in range(seconds):
+            for name in await turn(extender, after_s=1.0):
+                self.evicted_s.append(clock.s)
+                self.leaves_s[name] = clock.s + 5.0
+            for name in [name for name, at_s in self.leaves_s.items() if at_s <= clock.s]:
+                del self.leaves_s[name]
+                gone(extender, name)
+                again = f"{name}-"
+                pod = extender.cluster.create(again, uid=f"uid-{again}", annotations=part(99))
+                self.unplaced.append(pod)
+            if second % 10 == 0:
+                extender.pick(asked, "n")
+            for pod in tuple(self.unplaced):
+                if extender.pick(pod, "n")["NodeNames"] == ["n"]:
+                    assert await extender.bind(pod, "n") == ""
+                    extender.watch.deliver()
+                    self.unplaced.remove(pod)
+                    self.placed()
+
+
+async def test_where_a_pod_cannot_be_bound_for_another_reason_nobody_goes_again_and_again() -> None:
+    extender = await filled({"low": (99, 0)})
+    churn = Churn(extender)
+    await churn.passes(7200, asked=waits(extender))
+    first_s, second_s, *later_s = churn.evicted_s
+    assert second_s - first_s < 2 * KEEP_S
+    waited_s = [after - before for before, after in pairwise((second_s, *later_s))]
+    assert len(later_s) <= 6
+    assert waited_s == sorted(waited_s)
+
+
+async def test_where_a_budget_lets_only_one_of_two_go_it_does_not_go_again_and_again() -> None:
+    extender = await filled({"a": (99, 0)}, {"b": (99, 0)})
+    evictor, churn = extender.evictor, Churn(extender)
+    budget = ["one"]
+    evictor.refuses = lambda: not budget or budget.pop() == ""
+    churn.placed = lambda: budget.extend(["one"][len(budget) :])
+    await churn.passes(600, asked=waits(extender, asked={named.COUNT: "2"}))
+    assert 1 <= len(churn.evicted_s) <= 5
+
+
+async def test_a_budget_that_goes_on_refusing_is_asked_less_and_less() -> None:
+    extender = await filled({"a": (99, 0)}, {"b": (99, 0)})
+    evictor = slow(extender)
+    evictor.protected = {"a", "b"}
+    high = waits(extender)
+    for _ in range(60):
+        await turn(extender, after_s=FRESH_S - 1)
+        refused(extender, high)
+    seconds = 60 * FRESH_S
+    assert len(evictor.asked) <= 2 * (5 + seconds / MOST_SPARED_S)
+    evictor.protected = set()
+    for _ in range(12):
+        await turn(extender, after_s=FRESH_S - 1)
+        refused(extender, high)
+    assert evictor.evicted
+
+
+async def test_the_next_leader_waits_for_a_victim_of_a_long_grace() -> None:
+    extender = await filled({"a": (99, 0)}, {"b": (99, 0)})
+    waits(extender)
+    (victim,) = await turn(extender)
+    leaving = extender.cluster.pods["ns", victim]
+    leaving["metadata"]["deletionTimestamp"] = stamp(extender.cluster.clock.s + 5 * REMOTE_S)
+    extender.cluster._write(leaving)
+    again = Extender(extender.cluster, extender.nodes, FakeBinder(extender.cluster))
+    refused(again, extender.cluster.pods["ns", "high"])
+    assert await turn(again) == []
+    assert await turn(again, after_s=2 * REMOTE_S) == []
+
+
+async def test_what_is_before_a_pod_is_looked_for_on_its_node_alone() -> None:
+    """By importance, and then by age, however often a promise was renewed."""
+    extender = an_extender(a_node("n", cards=8), a_node("m", cards=8))
+    promises, whole = extender.state.promises, Demand(cards=1, whole=True)
+    for name, node, priority in (("a", "n", 1), ("b", "m", 9), ("c", "n", 5), ("d", "n", 1)):
+        promises.make(Promise(name, "ns", name, node, whole, priority))
+    promises.look(now_s=1.0)
+    assert [one.uid for one in promises.before("new", 1, node="n")] == ["c", "a", "d"]
+    assert [one.uid for one in promises.before("d", 1, node="n")] == ["c", "a"]
+    promises.end("c")
+    assert [one.uid for one in promises.before("new", 1, node="n")] == ["a", "d"]
+    assert [one.uid for one in promises.before("new", 0, node="m")] == ["b"]
