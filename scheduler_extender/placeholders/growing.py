@@ -23,7 +23,8 @@ GRACE_S: Final = 15.0  # pods that wait less are placed or preempt without a new
 # A node that came, or a placeholder that went: pods have so long to be placed before more is made.
 PAUSE_S: Final = 30.0
 MOST_TOLD: Final = 20  # Events of one look
-MOST_LABELLED: Final = 100  # pods of one look
+MOST_LABELLED: Final = 500  # pods of one look
+LABELLED_AT_ONCE: Final = 100
 NEVER: Final = (
     "No node that this pod may use has the GPUs that it asks for, not even when empty, so no node "
     "is asked of cluster autoscalers. Ask for less; or, if another pool has them, choose its nodes "
@@ -64,7 +65,7 @@ class Growth:
             self._reporter.tell_pod(pod, reason="NoNodeHasSuchGPUs", message=NEVER)
         make = found.make if now_s - self._changed_s >= PAUSE_S else ()
         if make and await self._label():
-            make = ()  # once they are seen with it
+            make = ()  # once all have it
         if make or found.drop:
             self._changed_s = now_s
         await asyncio.gather(*map(self._remove, found.drop), *map(self._make, make))
@@ -105,9 +106,11 @@ class Growth:
         ]
 
     async def _label(self) -> bool:
-        """Whether there were pods with GPUs without the label that keeps placeholders away.
+        """Write the label that keeps placeholders away; whether some pods with GPUs still lack it.
 
         They were bound by an API server before 1.35, or by an older extender. Each is tried once.
+        A placeholder that is made after that finds them with it: kube-scheduler is told of pods in
+        the order in which they were written.
         """
         pods = self._state.pods
         self._tried &= pods.keys()
@@ -116,8 +119,9 @@ class Growth:
         ]
         some = lack[:MOST_LABELLED]
         self._tried |= {pod.uid for pod in some}
-        await asyncio.gather(*map(self._label_one, some))
-        return bool(some)
+        for first in range(0, len(some), LABELLED_AT_ONCE):
+            await asyncio.gather(*map(self._label_one, some[first : first + LABELLED_AT_ONCE]))
+        return len(lack) > len(some)
 
     async def _label_one(self, pod: PodSeen) -> None:
         try:

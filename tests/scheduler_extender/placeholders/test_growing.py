@@ -13,12 +13,19 @@ from scheduler_extender.adapters.placeholders import KubernetesPlaceholders
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.annotations import PodSeen, pod_seen
 from scheduler_extender.errors import Refused, Unreachable
-from scheduler_extender.placeholders.growing import GRACE_S, LOOK_S, PAUSE_S, Growth
+from scheduler_extender.placeholders.growing import GRACE_S, LOOK_S, MOST_LABELLED, PAUSE_S, Growth
 from scheduler_extender.placeholders.plan import NAME, Wanted, pool_key, told
 from scheduler_extender.settings import PlaceholderSettings
 from tests.scheduler_extender.builders import Extender, a_node
 from tests.scheduler_extender.fakes import FakeReporter, a_pod
-from tests.scheduler_extender.placeholders.test_placeholders import HALF, WHOLE, full, show, waits
+from tests.scheduler_extender.placeholders.test_placeholders import (
+    HALF,
+    WHOLE,
+    full,
+    placed,
+    show,
+    waits,
+)
 from tests.scheduler_extender.test_process import BindingApiServer, a_process, until
 
 HOME = "home"
@@ -32,10 +39,12 @@ class FakePlaceholders:
     made: list[Wanted] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     labelled: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)  # in this order
     down: bool = False
 
     async def make(self, wanted: Wanted) -> None:
         self._answer()
+        self.asked.append(f"make {wanted.name}")
         raw = a_pod(wanted.name, uid=f"uid-{wanted.name}-{len(self.made)}")
         raw["metadata"]["namespace"] = HOME
         raw["metadata"]["labels"] = {named.PLACEHOLDER: pool_key(wanted.pool)}
@@ -50,6 +59,7 @@ class FakePlaceholders:
     async def label(self, pod: PodSeen) -> None:
         self._answer()
         self.labelled.append(pod.name)
+        self.asked.append(f"label {pod.name}")
         raw = self.extender.cluster.pods[pod.namespace, pod.name]
         raw["metadata"]["labels"] = {named.HAS_GPUS: "true"}
         show(self.extender, raw)
@@ -175,10 +185,31 @@ async def test_pods_without_the_label_get_it_before_a_node_is_asked_for(story: S
     raw["metadata"]["labels"] = {}
     show(story.extender, raw)
     waits(story.extender, "late", WHOLE, "n")
+    await story.passes(GRACE_S + LOOK_S)
+    assert story.placeholders.asked == ["label n-0", f"make {NAME}0"]
+
+
+async def test_pods_that_are_bound_all_the_time_do_not_delay_a_node(story: Story) -> None:
+    """Each of them lacks the label at first, where the API server is older than 1.35."""
+    story.extender.state.node_seen(a_node("busy", cards=8))
+    waits(story.extender, "late", WHOLE, "n")
+    for number in range(6):
+        await placed(story.extender, f"busy-{number}", HALF, node="busy")
+        await story.passes(LOOK_S)
+    assert story.made == [("ns/late",)]
+
+
+async def test_no_node_is_asked_for_while_pods_lack_the_label(story: Story) -> None:
+    """There are more than one look has time for."""
+    extender = story.extender
+    for number in range(MOST_LABELLED + 1):
+        granted = {named.GRANTED_UUIDS: "x", named.GRANTED_MIB: "1", named.GRANTED_CORE: "1"}
+        show(extender, a_pod(f"old-{number}", annotations=granted, node="unknown"))
+    waits(extender, "late", WHOLE, "n")
     await story.passes(GRACE_S + 1)
-    assert (story.placeholders.labelled, story.made) == (["n-0"], [])
+    assert (len(story.placeholders.labelled), story.made) == (MOST_LABELLED, [])
     await story.passes(LOOK_S)
-    assert (story.placeholders.labelled, len(story.made)) == (["n-0"], 1)
+    assert (len(story.placeholders.labelled), len(story.made)) == (MOST_LABELLED + 1, 1)
 
 
 async def test_an_api_server_that_is_down_delays_it_and_ends_nothing(story: Story) -> None:
