@@ -12,7 +12,7 @@ import structlog
 
 from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.errors import NotFound, Refused, Unreachable
-from scheduler_extender.placeholders.plan import Dropped, Plan, Standing, Wanted, plan
+from scheduler_extender.placeholders.plan import Dropped, Plan, Standing, Wanted, plan, told
 from scheduler_extender.ports import Placeholders, Reporter
 from scheduler_extender.state import ClusterState
 
@@ -33,7 +33,9 @@ NEVER: Final = (
 
 
 class Growth:
-    """`namespace`: where placeholders are. `most` 0: those that are there are taken away."""
+    """`scheduler`: whose pods nodes are asked for. `namespace`: where placeholders are. `most` 0:
+    those that are there are taken away.
+    """
 
     def __init__(
         self,
@@ -41,12 +43,14 @@ class Growth:
         placeholders: Placeholders,
         *,
         reporter: Reporter,
+        scheduler: str,
         namespace: str,
         most: int,
     ) -> None:
         self._state = state
         self._placeholders = placeholders
         self._reporter = reporter
+        self._scheduler = scheduler
         self._namespace = namespace
         self._most = most
         # By UID and node: when a pod was first seen so.
@@ -94,12 +98,15 @@ class Growth:
         ]
 
     def _waiting(self) -> list[PodSeen]:
-        """Without those for whom others are evicted or cards reserved, or that are being bound."""
+        """Without those for whom others are evicted or cards reserved, or that are being bound.
+
+        A nomination counts as a promise, as long as that can be kept.
+        """
         state = self._state
         return [
             pod
             for pod in state.unplaced.values()
-            if not pod.nominated
+            if told(pod).scheduler == self._scheduler
             and state.promises.of(pod.uid) is None
             and pod.uid not in state.reservations.awaited_by
             and state.ledger.entry(pod.uid) is None

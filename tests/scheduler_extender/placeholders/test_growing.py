@@ -15,7 +15,7 @@ from scheduler_extender.core.annotations import PodSeen, pod_seen
 from scheduler_extender.errors import Refused, Unreachable
 from scheduler_extender.placeholders.growing import GRACE_S, LOOK_S, MOST_LABELLED, PAUSE_S, Growth
 from scheduler_extender.placeholders.plan import NAME, Wanted, pool_key, told
-from scheduler_extender.settings import PlaceholderSettings
+from scheduler_extender.settings import PlaceholderSettings, Settings
 from tests.scheduler_extender.builders import Extender, a_node
 from tests.scheduler_extender.fakes import FakeReporter, a_pod
 from tests.scheduler_extender.placeholders.test_placeholders import (
@@ -77,7 +77,12 @@ class Story:
         self.placeholders = FakePlaceholders(extender)
         self.told = FakeReporter()
         self.growth = Growth(
-            extender.state, self.placeholders, reporter=self.told, namespace=HOME, most=most
+            extender.state,
+            self.placeholders,
+            reporter=self.told,
+            scheduler=Settings().scheduler,
+            namespace=HOME,
+            most=most,
         )
 
     async def passes(self, seconds: float) -> "Story":
@@ -170,6 +175,26 @@ async def test_who_is_about_to_be_placed_asks_for_nothing(story: Story) -> None:
     assert extender.state.ledger.entry("uid-held") is not None
     await story.passes(GRACE_S + PAUSE_S)
     assert story.made == []
+
+
+async def test_a_nomination_that_cannot_be_kept_keeps_no_node_away(story: Story) -> None:
+    """Its node is gone, or was not used in time, and nobody takes it off the pod."""
+    waits(story.extender, "late", WHOLE, "n")
+    story.extender.cluster.write_status("late", nominatedNodeName="gone")
+    story.extender.watch.deliver()
+    story.extender.preempting.look(now_s=story.extender.cluster.clock.s)
+    await story.passes(GRACE_S + LOOK_S)
+    assert story.made == [("ns/late",)]
+
+
+async def test_a_pod_of_another_scheduler_brings_no_node(story: Story) -> None:
+    """Nobody would ask us to place it there."""
+    pod = waits(story.extender, "theirs", WHOLE)
+    raw = story.extender.cluster.pods["ns", "theirs"]
+    for scheduler in ("default-scheduler", None):
+        show(story.extender, {**raw, "spec": {**raw["spec"], "schedulerName": scheduler}})
+        await story.passes(GRACE_S + LOOK_S)
+    assert (pod.uid in story.extender.state.unplaced, story.made) == (True, [])
 
 
 async def test_a_wish_that_no_node_can_meet_is_told_on_the_pod(story: Story) -> None:

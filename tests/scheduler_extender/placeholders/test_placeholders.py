@@ -23,6 +23,7 @@ from scheduler_extender.placeholders.plan import (
     pool_key,
     told,
 )
+from scheduler_extender.settings import Settings
 from tests.scheduler_extender.builders import CARD_MIB, Extender, a_node, an_extender
 from tests.scheduler_extender.fakes import a_pod
 
@@ -67,7 +68,7 @@ def waits(
 ) -> PodSeen:
     """kube-scheduler asked about it on these nodes, and calls it unschedulable."""
     pod = a_pod(name, annotations=asked, priority=priority, cpu=cpu)
-    pod["spec"]["nodeSelector"] = pool or {}
+    pod["spec"] |= {"nodeSelector": pool or {}, "schedulerName": Settings().scheduler}
     told_so = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
     pod["status"] = {"phase": "Pending", "conditions": told_so}
     if nodes:
