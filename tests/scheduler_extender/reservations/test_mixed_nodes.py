@@ -208,6 +208,23 @@ async def test_a_reservation_stays_while_a_pod_has_its_card_or_a_binding_is_not_
     assert [what for what, *_ in it.asked.asked] == ["create"]
 
 
+async def test_a_reservation_stays_while_room_on_its_node_is_kept_for_a_pod() -> None:
+    """Somebody was evicted for it."""
+    it = world(1)
+    await it.placed("low", WHOLE)
+    high = it.cluster.create("high", uid="uid-high", annotations=WHOLE, priority=1000)
+    assert it.fits(high) == []
+    await it.preempts()
+    it.gone("low")
+    it.extender.preempting.look(now_s=it.cluster.clock.s)
+    await it.upkeep(after_s=1.0)
+    await it.upkeep(after_s=IDLE_S)
+    assert it.fits(high) == ["n0"]
+    it.gone("high")
+    await it.upkeep(after_s=1.0)
+    assert it.asked.asked[-1][0] == "delete"
+
+
 async def test_a_reservation_that_tells_no_card_in_time_goes_and_its_node_rests() -> None:
     it = world(1)
     it.fits(it.pod("a", WHOLE))
