@@ -5,6 +5,7 @@ One cautious step at a time: what has just changed must show its effect before m
 """
 
 import asyncio
+from collections.abc import Sequence
 from math import inf
 from typing import Final
 
@@ -56,6 +57,7 @@ class Growth:
         # By UID and node: when a pod was first seen so.
         self._first_s: dict[tuple[str, str], float] = {}
         self._tried: set[str] = set()  # UIDs of pods whose label was written, or could not be
+        self._told: set[str] = set()  # UIDs of pods that no node helps, in this round of Events
         self._looked_s = -inf
         self._changed_s = -inf
 
@@ -65,8 +67,7 @@ class Growth:
             return
         self._looked_s = now_s
         found = self._plan(now_s)
-        for pod in found.never[:MOST_TOLD]:
-            self._reporter.tell_pod(pod, reason="NoNodeHasSuchGPUs", message=NEVER)
+        self._tell(found.never)
         make = found.make if now_s - self._changed_s >= PAUSE_S else ()
         if make and await self._label():
             make = ()  # once all have it
@@ -89,6 +90,15 @@ class Growth:
             standing=[Standing(pod, ages_s[pod.uid]) for pod in standing],
             most=self._most,
         )
+
+    def _tell(self, never: Sequence[PodSeen]) -> None:
+        """Some at each look, so that each has its turn."""
+        untold = [pod for pod in never if pod.uid not in self._told] or never
+        if untold is never:
+            self._told.clear()
+        for pod in untold[:MOST_TOLD]:
+            self._told.add(pod.uid)
+            self._reporter.tell_pod(pod, reason="NoNodeHasSuchGPUs", message=NEVER)
 
     def _standing(self) -> list[PodSeen]:
         return [

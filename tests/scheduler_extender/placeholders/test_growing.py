@@ -13,7 +13,14 @@ from scheduler_extender.adapters.placeholders import KubernetesPlaceholders
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.annotations import PodSeen, pod_seen
 from scheduler_extender.errors import Refused, Unreachable
-from scheduler_extender.placeholders.growing import GRACE_S, LOOK_S, MOST_LABELLED, PAUSE_S, Growth
+from scheduler_extender.placeholders.growing import (
+    GRACE_S,
+    LOOK_S,
+    MOST_LABELLED,
+    MOST_TOLD,
+    PAUSE_S,
+    Growth,
+)
 from scheduler_extender.placeholders.plan import NAME, Wanted, pool_key, told
 from scheduler_extender.settings import PlaceholderSettings, Settings
 from tests.scheduler_extender.builders import Extender, a_node
@@ -202,6 +209,16 @@ async def test_a_wish_that_no_node_can_meet_is_told_on_the_pod(story: Story) -> 
     await story.passes(GRACE_S + LOOK_S)
     assert {line.split(":")[0] for line in story.told.told} == {"big"}
     assert story.made == []
+
+
+async def test_each_of_many_such_wishes_is_told_in_its_turn(story: Story) -> None:
+    names = {f"big-{number}" for number in range(MOST_TOLD + 5)}
+    for name in names:
+        waits(story.extender, name, {named.COUNT: "3"}, "n")
+    await story.passes(GRACE_S + 1)
+    assert len(story.told.told) == MOST_TOLD
+    await story.passes(LOOK_S)
+    assert {line.split(":")[0] for line in story.told.told} == names
 
 
 async def test_pods_without_the_label_get_it_before_a_node_is_asked_for(story: Story) -> None:

@@ -14,6 +14,7 @@ from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.placeholders.plan import (
     MOST_AGE_S,
+    MOST_PODS,
     NAME,
     REPORT_S,
     Plan,
@@ -162,6 +163,15 @@ async def test_what_no_node_has_even_when_empty_is_told_and_brings_none() -> Non
     extender = await full(a_node("n"))
     pod = waits(extender, "big", {named.COUNT: "3"}, "n")
     assert planned(extender) == Plan(never=(pod,))
+
+
+async def test_however_many_such_pods_come_first_the_others_get_their_node() -> None:
+    extender = await full(a_node("n"))
+    for number in range(MOST_PODS):
+        waits(extender, f"big-{number}", {named.COUNT: "3"}, "n", priority=10)
+    waits(extender, "late", WHOLE, "n")
+    found = planned(extender)
+    assert ([one.pods for one in found.make], len(found.never)) == ([("ns/late",)], MOST_PODS)
 
 
 async def test_a_fresh_node_is_well_where_the_ones_there_are_ill() -> None:
