@@ -103,6 +103,14 @@ def extender(
         str,
         typer.Option(metavar="NAME", help="Of placeholders: a PriorityClass that evicts nobody."),
     ] = PLACEHOLDERS.priority_class,
+    scheduler_name: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The schedulerName of the pods that placeholders are made for: that of the "
+            "kube-scheduler beside us.",
+        ),
+    ] = DEFAULTS.scheduler,
 ) -> None:
     """Place pods on GPUs for a kube-scheduler: whole ones, shares of memory and compute, MIG."""
     logs.configure()
@@ -119,6 +127,7 @@ def extender(
                 placeholder_image,
                 placeholder_priority,
             ),
+            scheduler_name,
         )  # fmt: skip
         settings.validate()
         from scheduler_extender.process import run

@@ -105,6 +105,7 @@ class Process:
                 api, asks, namespace=namespace, owner=(pod, uid) if uid else None
             ),
             reporter=self._reporter,
+            scheduler=settings.scheduler,
             namespace=namespace,
             most=asks.most if asks.enabled else 0,
         )

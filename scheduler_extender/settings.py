@@ -54,6 +54,7 @@ class Settings:
     reservation_pod: Path | None = None  # what reserves a card of a mixed node; None: nothing does
     reservation_idle_s: float = IDLE_S  # how long a reservation stays that nobody uses
     placeholders: PlaceholderSettings = PlaceholderSettings()
+    scheduler: str = "tidegate-scheduler"  # `schedulerName` of the pods that placeholders are for
 
     def validate(self) -> None:
         """Raises `BadInput` with a line for each problem."""
@@ -83,6 +84,11 @@ class Settings:
             problems.append(
                 f"--pages: port {self.port} is that of --listen; verbs are told from pages by the "
                 "port, so choose another"
+            )
+        if not self.scheduler:
+            problems.append(
+                "--scheduler-name: empty; name the profile of the kube-scheduler that asks us, as "
+                "spec.schedulerName of pods has it"
             )
         problems += self.placeholders.problems()
         if problems:

@@ -292,10 +292,11 @@ class ClusterState:
 
     def leave(self, uid: str) -> bool:
         """Put a reservation's card out of use, so that the pod can be deleted; not while anybody
-        has the card, or a Binding to it is on the way.
+        has the card, or a Binding to it is on the way, or room on the node is kept for a pod.
         """
         for one in self.reservations:
-            if one.uid == uid and one.told.uuid not in self.taken(one.node):
+            kept = one.told.uuid and any(made.node == one.node for made in self.promises)
+            if one.uid == uid and not kept and one.told.uuid not in self.taken(one.node):
                 self.reservations.leave(uid)
                 self._reserved(one.node)
                 return True

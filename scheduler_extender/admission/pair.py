@@ -101,6 +101,10 @@ def why_new(pair: Pair | None, host: str, *, now: datetime) -> str:
         return "its key is another's"
     if host not in names.get_values_for_type(x509.DNSName):
         return f"it is not for {host}"
+    # Whoever made it has a clock that is ahead by more than `AHEAD`; ours would do for both.
+    begins = max(leaf.not_valid_before_utc, ca.not_valid_before_utc)
+    if begins > now:
+        return f"it is not valid before {begins:%FT%TZ}"
     ends = min(leaf.not_valid_after_utc, ca.not_valid_after_utc)
     return f"it ends at {ends:%FT%TZ}" if ends - now < RENEW_BEFORE else ""
 

@@ -99,11 +99,13 @@ class Reservation:
 class Unplaced:
     """Of a pod that kube-scheduler calls unschedulable, and that asks for GPUs.
 
-    `pool`: which nodes it may use, as JSON of the fields of its spec that say so.
+    `pool`: which nodes it may use, as JSON of the fields of its spec that say so. `scheduler`: its
+    `schedulerName`; not every kube-scheduler asks us.
     """
 
     demand: Demand
     pool: str
+    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ def _unplaced(raw: Raw) -> Unplaced | None:
         "tolerations": spec.get("tolerations") or [],
     }
     text = orjson.dumps(pool, option=orjson.OPT_SORT_KEYS).decode()
-    return Unplaced(demand, text)
+    return Unplaced(demand, text, spec.get("schedulerName") or "")
 
 
 def grant_annotations(grant: Grant) -> dict[str, str]:

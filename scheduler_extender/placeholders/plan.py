@@ -28,7 +28,8 @@ NAME: Final = "tidegate-placeholder-"  # and a number below the cap, so that the
 # What is older is taken away, and made anew while pods wait: nothing stands for ever by mistake.
 MOST_AGE_S: Final = 1800.0
 REPORT_S: Final = 900.0  # a node that has not reported its GPUs by then is not waited for any more
-MOST_PODS: Final = 300  # of more that wait, the most important: they are far more than a cap needs
+# Of more that a node may help, the most important: they are far more than a cap needs.
+MOST_PODS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,21 +252,19 @@ def _packed(
     """The fresh nodes that these pods need, and those pods that none would help."""
     room, fleet = known.room(), Fleet()
     fresh: list[_Fresh] = []
-    never = []
     full: set[tuple[int, Demand]] = set()
-    for pod in sorted(pods, key=lambda pod: -pod.priority)[:MOST_PODS]:
+    looks = [(pod, known.like(pod)) for pod in sorted(pods, key=lambda pod: -pod.priority)]
+    never = tuple(pod for pod, like in looks if like is Unlike.NEVER)
+    for pod, like in [look for look in looks if look[1] is not Unlike.NEVER][:MOST_PODS]:
         if room.takes(pod, known.near(pod)):
             continue
-        like = known.like(pod)
-        if like is Unlike.NEVER:
-            never.append(pod)
-        elif not _added(fresh, fleet, pod, full) and len(fresh) < most:
+        if not _added(fresh, fleet, pod, full) and len(fresh) < most:
             row = None
             if isinstance(like, NodeGpus):
                 row = fleet.set_node(replace(like, name=f"fresh-{len(fresh)}"))
                 _put(fleet, told(pod).demand, row)
             fresh.append(_Fresh(told(pod).pool, row, [pod]))
-    return fresh, tuple(never)
+    return fresh, never
 
 
 def _added(

@@ -10,7 +10,7 @@ Which card a reservation gets is the kubelet's choice. So the plan counts on the
 one that is made for a card that was lost may get another.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,11 @@ ASKED_S: Final = 10.0  # within which the watch shows what was asked for
 AGAIN_S: Final = 5.0  # a deletion that did not come is asked for again
 BACKOFF_S: Final = 10.0
 MOST_BACKOFF_S: Final = 640.0
-MOST_PODS: Final = 20  # for whom room is looked for at once
+# For so many pods room is looked for at once. Those of a kind that found none lately have a smaller
+# share of their own, so that they do not keep it from others.
+MOST_PODS: Final = 20
+MOST_AGAIN: Final = 10
+VAIN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,14 @@ class _Followed:
     ended_s: float | None = None  # when its deletion was asked for last
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Pods that mixed nodes help alike. `near`: a hash of the mixed nodes that they may use."""
+
+    demand: Demand
+    near: int
+
+
 class ReservationPlan:
     """`idle_s`: how long a reservation stays that nobody uses."""
 
@@ -66,6 +78,9 @@ class ReservationPlan:
         self._asked_s: dict[Wanted, float] = {}  # when it was asked for; not seen yet
         self._rest_until_s: dict[str, float] = {}  # by node
         self._rest_s: dict[str, float] = {}  # by node: its next rest
+        self._vain_until_s: dict[_Kind, float] = {}  # those that found no room
+        self._mixed: tuple[str, ...] = ()
+        self._kinds: dict[str, tuple[Waiting, _Kind | None]] = {}  # by UID; None: not near any
 
     def plan(self, now_s: float) -> Plan:
         """What to do now. Cards of what is to end are out of use when this returns."""
@@ -148,9 +163,29 @@ class ReservationPlan:
                 coming = max(self._coming(node) - len(state.lost(node)), 0)
                 if coming or left[node] > 0:
                     trial.add(node, spare=self._spare(node), coming=coming, left=left[node])
-            trial.place(sorted(state.waiting, key=lambda pod: -pod.priority))
-            state.reservations.awaited_by = frozenset(trial.helped)
+            state.reservations.awaited_by = self._tried(trial, mixed, now_s)
         return [wanted for node, count in more.items() for wanted in self._named(node, count)]
+
+    def _tried(self, trial: "_Trial", mixed: tuple[str, ...], now_s: float) -> frozenset[str]:
+        """UIDs of the pods that cards are reserved for, or may be in a moment."""
+        vain = {kind: at_s for kind, at_s in self._vain_until_s.items() if at_s > now_s}
+        trial.place(self._by_kind(mixed), vain=vain.keys())
+        new = dict.fromkeys(trial.hopeless - trial.placed, now_s + VAIN_S)
+        found = {**vain, **new}
+        self._vain_until_s = {kind: found[kind] for kind in found.keys() - trial.placed}
+        return frozenset(trial.helped)
+
+    def _by_kind(self, mixed: tuple[str, ...]) -> list[tuple[Waiting, _Kind]]:
+        """Those near mixed nodes, the most important first. A kind is found once for a refusal."""
+        known = self._kinds if mixed == self._mixed else {}
+        self._mixed, self._kinds, nodes = mixed, {}, frozenset(mixed)
+        for pod in sorted(self._state.waiting, key=lambda pod: -pod.priority):
+            seen = known.get(pod.uid)
+            if seen is None or seen[0] is not pod:
+                near = nodes.intersection(pod.nodes)
+                seen = pod, _Kind(pod.demand, hash(near)) if near else None
+            self._kinds[pod.uid] = seen
+        return [(pod, kind) for pod, kind in self._kinds.values() if kind is not None]
 
     def _spare(self, node: str) -> list[int]:
         """Cards that nobody has, and that a reservation may bring: the smallest first."""
@@ -209,6 +244,8 @@ class _Trial:
         self._fleet = fleet
         self._more = more
         self.helped: set[str] = set()  # UIDs of pods that go where cards are coming
+        self.placed: set[_Kind] = set()  # a pod of it, or more
+        self.hopeless: set[_Kind] = set()  # a pod of it was not, so that no further one is tried
         self._spare: dict[str, list[int]] = {}  # by node
         self._left = np.zeros(fleet.rows, dtype=np.int64)  # by row: spare cards that may be ours
 
@@ -220,17 +257,24 @@ class _Trial:
             self._spare[node] = spare[coming:]
             self._left[row] = max(min(left, len(spare) - coming), 0)
 
-    def place(self, pods: Iterable[Waiting]) -> None:
-        """The first ones first."""
-        hopeless = set[tuple[Demand, tuple[str, ...]]]()
-        tried = 0
-        for pod in pods:
-            kind = pod.demand, pod.nodes
-            if tried == MOST_PODS or kind in hopeless or self._spare.keys().isdisjoint(pod.nodes):
+    def place(self, pods: Iterable[tuple[Waiting, _Kind]], *, vain: Set[_Kind]) -> None:
+        """The first ones first. `vain`: kinds that found no room lately.
+
+        Where there are too many, those that might have found room are helped as well: they wait.
+        """
+        most = {True: MOST_AGAIN, False: MOST_PODS}
+        for pod, kind in pods:
+            if kind in self.hopeless or self._spare.keys().isdisjoint(pod.nodes):
                 continue
-            tried += 1
-            if not self._placed(pod):
-                hopeless.add(kind)
+            again = kind in vain and kind not in self.placed
+            if most[again]:
+                most[again] -= 1
+                (self.placed if self._placed(pod) else self.hopeless).add(kind)
+            elif not again and self._any_left(pod.nodes):
+                self.helped.add(pod.uid)
+
+    def _any_left(self, nodes: Iterable[str]) -> bool:
+        return any(node in self._spare and self._left[self._fleet.row_of[node]] for node in nodes)
 
     def _placed(self, pod: Waiting) -> bool:
         known = (self._fleet.row_of.get(name) for name in pod.nodes)

@@ -14,6 +14,7 @@ from autoscaler.adapters.kubernetes.vouching import AUDIENCE
 from autoscaler.app.activator import LEASE, TOKEN
 from autoscaler.cluster_settings import ClusterSettings, ScaleKind
 from autoscaler.settings import Address
+from scheduler_extender.admission.pods import Wiring
 from scheduler_extender.app import VERBS
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.core.annotations import (
@@ -486,6 +487,17 @@ def test_kube_scheduler_asks_the_extender_beside_it(helm: Helm) -> None:
     assert all(one["ignoredByScheduler"] for one in extender["managedResources"])
     assert config["percentageOfNodesToScore"] == 100
     assert config["leaderElection"] == {"leaderElect": False}
+
+
+def test_the_extender_and_the_webhook_know_the_scheduler_by_its_name(helm: Helm) -> None:
+    rendered = helm.render({**EVERYTHING, "scheduler": {**EVERYTHING["scheduler"], "name": "mine"}})
+    (profile,) = scheduler_config(rendered)["profiles"]
+    assert profile["schedulerName"] == "mine"
+    for name in ("tidegate-scheduler", "tidegate-admission"):
+        words = rendered.pods()[name]["spec"]["containers"][0]["args"]
+        assert "--scheduler-name=mine" in words
+    usual = yaml.safe_load((CHART / "values.yaml").read_text())["scheduler"]["name"]
+    assert usual == Settings().scheduler == Wiring().scheduler
 
 
 def test_verbs_of_the_extender_never_leave_its_pod(helm: Helm) -> None:

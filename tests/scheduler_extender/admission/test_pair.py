@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from scheduler_extender.admission.pair import (
+    AHEAD,
     LIFE,
     MOST_TRUSTED,
     RENEW_BEFORE,
@@ -94,6 +95,14 @@ def test_it_is_renewed_a_month_before_its_end() -> None:
     due = NOW + LIFE - RENEW_BEFORE
     assert why_new(PAIR, HOST, now=due - timedelta(seconds=1)) == ""
     assert "it ends at 2026-05-30" in why_new(PAIR, HOST, now=due + timedelta(seconds=1))
+
+
+def test_one_of_a_clock_that_is_far_ahead_is_replaced_and_the_new_one_does_for_both() -> None:
+    ahead = NOW + timedelta(hours=30)
+    assert "not valid before" in why_new(make_pair(HOST, now=ahead), HOST, now=NOW)
+    assert why_new(PAIR, HOST, now=ahead) == ""
+    # As much as clocks usually differ is no reason.
+    assert why_new(make_pair(HOST, now=NOW + AHEAD), HOST, now=NOW) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,26 @@ from scheduler_extender.adapters.placeholders import KubernetesPlaceholders
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.annotations import PodSeen, pod_seen
 from scheduler_extender.errors import Refused, Unreachable
-from scheduler_extender.placeholders.growing import GRACE_S, LOOK_S, PAUSE_S, Growth
+from scheduler_extender.placeholders.growing import (
+    GRACE_S,
+    LOOK_S,
+    MOST_LABELLED,
+    MOST_TOLD,
+    PAUSE_S,
+    Growth,
+)
 from scheduler_extender.placeholders.plan import NAME, Wanted, pool_key, told
-from scheduler_extender.settings import PlaceholderSettings
+from scheduler_extender.settings import PlaceholderSettings, Settings
 from tests.scheduler_extender.builders import Extender, a_node
 from tests.scheduler_extender.fakes import FakeReporter, a_pod
-from tests.scheduler_extender.placeholders.test_placeholders import HALF, WHOLE, full, show, waits
+from tests.scheduler_extender.placeholders.test_placeholders import (
+    HALF,
+    WHOLE,
+    full,
+    placed,
+    show,
+    waits,
+)
 from tests.scheduler_extender.test_process import BindingApiServer, a_process, until
 
 HOME = "home"
@@ -32,10 +46,12 @@ class FakePlaceholders:
     made: list[Wanted] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     labelled: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)  # in this order
     down: bool = False
 
     async def make(self, wanted: Wanted) -> None:
         self._answer()
+        self.asked.append(f"make {wanted.name}")
         raw = a_pod(wanted.name, uid=f"uid-{wanted.name}-{len(self.made)}")
         raw["metadata"]["namespace"] = HOME
         raw["metadata"]["labels"] = {named.PLACEHOLDER: pool_key(wanted.pool)}
@@ -50,6 +66,7 @@ class FakePlaceholders:
     async def label(self, pod: PodSeen) -> None:
         self._answer()
         self.labelled.append(pod.name)
+        self.asked.append(f"label {pod.name}")
         raw = self.extender.cluster.pods[pod.namespace, pod.name]
         raw["metadata"]["labels"] = {named.HAS_GPUS: "true"}
         show(self.extender, raw)
@@ -67,7 +84,12 @@ class Story:
         self.placeholders = FakePlaceholders(extender)
         self.told = FakeReporter()
         self.growth = Growth(
-            extender.state, self.placeholders, reporter=self.told, namespace=HOME, most=most
+            extender.state,
+            self.placeholders,
+            reporter=self.told,
+            scheduler=Settings().scheduler,
+            namespace=HOME,
+            most=most,
         )
 
     async def passes(self, seconds: float) -> "Story":
@@ -162,11 +184,41 @@ async def test_who_is_about_to_be_placed_asks_for_nothing(story: Story) -> None:
     assert story.made == []
 
 
+async def test_a_nomination_that_cannot_be_kept_keeps_no_node_away(story: Story) -> None:
+    """Its node is gone, or was not used in time, and nobody takes it off the pod."""
+    waits(story.extender, "late", WHOLE, "n")
+    story.extender.cluster.write_status("late", nominatedNodeName="gone")
+    story.extender.watch.deliver()
+    story.extender.preempting.look(now_s=story.extender.cluster.clock.s)
+    await story.passes(GRACE_S + LOOK_S)
+    assert story.made == [("ns/late",)]
+
+
+async def test_a_pod_of_another_scheduler_brings_no_node(story: Story) -> None:
+    """Nobody would ask us to place it there."""
+    pod = waits(story.extender, "theirs", WHOLE)
+    raw = story.extender.cluster.pods["ns", "theirs"]
+    for scheduler in ("default-scheduler", None):
+        show(story.extender, {**raw, "spec": {**raw["spec"], "schedulerName": scheduler}})
+        await story.passes(GRACE_S + LOOK_S)
+    assert (pod.uid in story.extender.state.unplaced, story.made) == (True, [])
+
+
 async def test_a_wish_that_no_node_can_meet_is_told_on_the_pod(story: Story) -> None:
     waits(story.extender, "big", {named.COUNT: "3"}, "n")
     await story.passes(GRACE_S + LOOK_S)
     assert {line.split(":")[0] for line in story.told.told} == {"big"}
     assert story.made == []
+
+
+async def test_each_of_many_such_wishes_is_told_in_its_turn(story: Story) -> None:
+    names = {f"big-{number}" for number in range(MOST_TOLD + 5)}
+    for name in names:
+        waits(story.extender, name, {named.COUNT: "3"}, "n")
+    await story.passes(GRACE_S + 1)
+    assert len(story.told.told) == MOST_TOLD
+    await story.passes(LOOK_S)
+    assert {line.split(":")[0] for line in story.told.told} == names
 
 
 async def test_pods_without_the_label_get_it_before_a_node_is_asked_for(story: Story) -> None:
@@ -175,10 +227,31 @@ async def test_pods_without_the_label_get_it_before_a_node_is_asked_for(story: S
     raw["metadata"]["labels"] = {}
     show(story.extender, raw)
     waits(story.extender, "late", WHOLE, "n")
+    await story.passes(GRACE_S + LOOK_S)
+    assert story.placeholders.asked == ["label n-0", f"make {NAME}0"]
+
+
+async def test_pods_that_are_bound_all_the_time_do_not_delay_a_node(story: Story) -> None:
+    """Each of them lacks the label at first, where the API server is older than 1.35."""
+    story.extender.state.node_seen(a_node("busy", cards=8))
+    waits(story.extender, "late", WHOLE, "n")
+    for number in range(6):
+        await placed(story.extender, f"busy-{number}", HALF, node="busy")
+        await story.passes(LOOK_S)
+    assert story.made == [("ns/late",)]
+
+
+async def test_no_node_is_asked_for_while_pods_lack_the_label(story: Story) -> None:
+    """There are more than one look has time for."""
+    extender = story.extender
+    for number in range(MOST_LABELLED + 1):
+        granted = {named.GRANTED_UUIDS: "x", named.GRANTED_MIB: "1", named.GRANTED_CORE: "1"}
+        show(extender, a_pod(f"old-{number}", annotations=granted, node="unknown"))
+    waits(extender, "late", WHOLE, "n")
     await story.passes(GRACE_S + 1)
-    assert (story.placeholders.labelled, story.made) == (["n-0"], [])
+    assert (len(story.placeholders.labelled), story.made) == (MOST_LABELLED, [])
     await story.passes(LOOK_S)
-    assert (story.placeholders.labelled, len(story.made)) == (["n-0"], 1)
+    assert (len(story.placeholders.labelled), len(story.made)) == (MOST_LABELLED + 1, 1)
 
 
 async def test_an_api_server_that_is_down_delays_it_and_ends_nothing(story: Story) -> None:

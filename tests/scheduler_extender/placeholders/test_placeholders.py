@@ -14,6 +14,7 @@ from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.placeholders.plan import (
     MOST_AGE_S,
+    MOST_PODS,
     NAME,
     REPORT_S,
     Plan,
@@ -23,6 +24,7 @@ from scheduler_extender.placeholders.plan import (
     pool_key,
     told,
 )
+from scheduler_extender.settings import Settings
 from tests.scheduler_extender.builders import CARD_MIB, Extender, a_node, an_extender
 from tests.scheduler_extender.fakes import a_pod
 
@@ -67,7 +69,7 @@ def waits(
 ) -> PodSeen:
     """kube-scheduler asked about it on these nodes, and calls it unschedulable."""
     pod = a_pod(name, annotations=asked, priority=priority, cpu=cpu)
-    pod["spec"]["nodeSelector"] = pool or {}
+    pod["spec"] |= {"nodeSelector": pool or {}, "schedulerName": Settings().scheduler}
     told_so = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
     pod["status"] = {"phase": "Pending", "conditions": told_so}
     if nodes:
@@ -161,6 +163,15 @@ async def test_what_no_node_has_even_when_empty_is_told_and_brings_none() -> Non
     extender = await full(a_node("n"))
     pod = waits(extender, "big", {named.COUNT: "3"}, "n")
     assert planned(extender) == Plan(never=(pod,))
+
+
+async def test_however_many_such_pods_come_first_the_others_get_their_node() -> None:
+    extender = await full(a_node("n"))
+    for number in range(MOST_PODS):
+        waits(extender, f"big-{number}", {named.COUNT: "3"}, "n", priority=10)
+    waits(extender, "late", WHOLE, "n")
+    found = planned(extender)
+    assert ([one.pods for one in found.make], len(found.never)) == ([("ns/late",)], MOST_PODS)
 
 
 async def test_a_fresh_node_is_well_where_the_ones_there_are_ill() -> None:

@@ -2,11 +2,12 @@
 """Nodes that we share with a device plugin: our cards are those that reservations hold."""
 
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 
 from scheduler_extender.core import annotations as named
 from scheduler_extender.core.node_report import NodeSeen
 from scheduler_extender.preemption.preempting import PATIENCE_S
-from scheduler_extender.reservations.plan import ASKED_S, BACKOFF_S, IDLE_S, TELL_S
+from scheduler_extender.reservations.plan import ASKED_S, BACKOFF_S, IDLE_S, MOST_PODS, TELL_S
 from scheduler_extender.reservations.reserving import Reserving
 from tests.scheduler_extender.builders import CARD_MIB, OURS, Extender, a_node
 from tests.scheduler_extender.fakes import Clock, FakeBinder, Fate, Raw, a_pod
@@ -207,6 +208,23 @@ async def test_a_reservation_stays_while_a_pod_has_its_card_or_a_binding_is_not_
     assert [what for what, *_ in it.asked.asked] == ["create"]
 
 
+async def test_a_reservation_stays_while_room_on_its_node_is_kept_for_a_pod() -> None:
+    """Somebody was evicted for it."""
+    it = world(1)
+    await it.placed("low", WHOLE)
+    high = it.cluster.create("high", uid="uid-high", annotations=WHOLE, priority=1000)
+    assert it.fits(high) == []
+    await it.preempts()
+    it.gone("low")
+    it.extender.preempting.look(now_s=it.cluster.clock.s)
+    await it.upkeep(after_s=1.0)
+    await it.upkeep(after_s=IDLE_S)
+    assert it.fits(high) == ["n0"]
+    it.gone("high")
+    await it.upkeep(after_s=1.0)
+    assert it.asked.asked[-1][0] == "delete"
+
+
 async def test_a_reservation_that_tells_no_card_in_time_goes_and_its_node_rests() -> None:
     it = world(1)
     it.fits(it.pod("a", WHOLE))
@@ -344,6 +362,57 @@ async def test_nobody_is_evicted_for_a_pod_while_a_card_is_reserved_for_it() -> 
     await it.upkeep()
     await it.preempts()
     assert it.extender.evictor.evicted == ["low"]
+
+
+async def test_many_pods_that_no_reservation_helps_do_not_keep_it_from_others() -> None:
+    it = World([a_node("n0", cards=8, mixed=True)])
+    for number in range(3 * MOST_PODS):
+        big = a_pod(f"big-{number}", annotations={named.COUNT: "16"}, cpu=f"{number + 1}")
+        assert it.fits(it.cluster._write(big)) == []
+    small = it.pod("small", WHOLE)
+    assert it.fits(small) == []
+    for _ in range(4):
+        await it.settle()
+    assert it.fits(small) == ["n0"]
+
+
+async def test_pods_that_are_alike_are_so_in_whichever_order_their_nodes_are_told() -> None:
+    it = world(*[1] * 5)
+    names = [node.name for node in it.nodes]
+    for count, order in zip(range(MOST_PODS), permutations(names), strict=False):
+        pair = it.pod(f"pair-{count}", PAIR)
+        assert it.extender.pick(pair, *order)["NodeNames"] == []
+    one = it.pod("one", WHOLE)
+    assert it.fits(one) == []
+    await it.settle()
+    assert len(it.fits(one)) == 1
+
+
+async def test_who_found_nothing_is_tried_again_once_the_device_plugin_has_a_card() -> None:
+    it = world(1)
+    it.cluster.plain("other")
+    it.cluster.settle_others()
+    it.extender.watch.deliver()
+    pod = it.pod("p", WHOLE)
+    assert it.fits(pod) == []
+    await it.settle()
+    it.cluster.reap(it.cluster.others["ns", "other"])
+    it.extender.watch.deliver()
+    await it.settle()
+    assert it.fits(pod) == ["n0"]
+
+
+async def test_nobody_is_evicted_for_pods_that_are_too_many_to_reserve_for_at_once() -> None:
+    it = world(MOST_PODS + 12)
+    await it.placed("low", WHOLE)
+    for number in range(MOST_PODS + 10):
+        name = f"high-{number}"
+        high = it.cluster.create(name, uid=f"uid-{name}", annotations=WHOLE, priority=1000)
+        assert it.fits(high) == []
+    for _ in range(3):
+        await it.upkeep()
+        await it.preempts()
+    assert it.extender.evictor.evicted == []
 
 
 async def test_a_process_that_leads_no_more_asks_for_nothing() -> None:
