@@ -129,7 +129,12 @@ class ClusterState:
         self.nodes_synced = True
 
     def pod_seen(self, pod: PodSeen) -> None:
-        """A pod that is pending says nothing of its hold: its Binding may be on the way."""
+        """A pod that is pending says nothing of its hold: its Binding may be on the way.
+
+        One whose end was heard of or read does not come back: that is the watch, lagging behind.
+        """
+        if self.was_gone(pod.uid):
+            return
         if pod.node:
             self._unseen.pop(pod.uid, None)
             self.waiting.over(pod.uid)
@@ -148,6 +153,9 @@ class ClusterState:
         """A pod as it was read by itself: the watch will show it yet, or has shown its end already;
         that is found out by another reading.
         """
+        if self.was_gone(pod.uid):
+            self._forget(pod.uid)  # it may have been held since: whoever asked for it lags behind
+            return
         shown = pod.uid in self.pods and pod.uid not in self._unseen
         if pod.node and not shown:
             self._unseen[pod.uid] = Unseen(pod.uid, pod.namespace, pod.name, now_s)
@@ -158,15 +166,7 @@ class ClusterState:
         self._gone[uid] = None
         if len(self._gone) > MOST_GONE:
             self._gone.popitem(last=False)
-        pod = self.pods.pop(uid, None)
-        if pod is not None:
-            self._on[pod.node].discard(uid)
-        for noted in (self._leaving, self.unplaced, self.placeholders):
-            noted.pop(uid, None)
-        self.waiting.over(uid)
-        self.promises.over(uid)
-        self._release(uid)
-        self._reserved(self.reservations.gone(uid))
+        self._forget(uid)
 
     def was_gone(self, uid: str) -> bool:
         """Whether it was deleted or ended, of late; kube-scheduler may not have heard of it yet."""
@@ -177,13 +177,13 @@ class ClusterState:
         noted = self.pods.keys() | self.unplaced.keys() | self.placeholders.keys()
         noted |= self.reservations.uids
         for uid in noted - uids - self._unseen.keys():
-            self.pod_gone(uid)
+            self._forget(uid)
         for unseen in tuple(self._unseen.values()):
             if unseen.uid not in uids and unseen.since_s < began_s:
-                self.pod_gone(unseen.uid)
+                self._forget(unseen.uid)
         for waiting in self.waiting:
             if waiting.uid not in uids and waiting.asked_s < began_s:
-                self.pod_gone(waiting.uid)
+                self._forget(waiting.uid)
         for promise in self.promises:
             if promise.uid not in uids:
                 self.promises.over(promise.uid)
@@ -404,6 +404,17 @@ class ClusterState:
                 self._doubt(self._conflict(conflict.uid, conflict.uuids, conflict.why))
         elif entry is not None:
             self.ledger.release(pod.uid)  # somebody else bound it, so our Binding cannot come
+
+    def _forget(self, uid: str) -> None:
+        pod = self.pods.pop(uid, None)
+        if pod is not None:
+            self._on[pod.node].discard(uid)
+        for noted in (self._leaving, self.unplaced, self.placeholders):
+            noted.pop(uid, None)
+        self.waiting.over(uid)
+        self.promises.over(uid)
+        self._release(uid)
+        self._reserved(self.reservations.gone(uid))
 
     def _tamper(self, uid: str, doubt: Doubt) -> None:
         self._tampered[uid] = doubt

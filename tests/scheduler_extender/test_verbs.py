@@ -17,6 +17,7 @@ from scheduler_extender.core.gpus import Card, Fleet, NodeGpus
 from scheduler_extender.core.typical import FIRST_NEWS_PODS, Typical
 from scheduler_extender.core.verdicts import FITS, REFUSALS, VerdictCache, verdicts
 from scheduler_extender.errors import Malformed, NotLeading
+from scheduler_extender.state import HOLD_S
 from scheduler_extender.verbs import decisive
 from tests.scheduler_extender.builders import a_node, an_extender, candidates
 from tests.scheduler_extender.fakes import Clock, FakeBinder, FakeCluster, Fate, a_pod
@@ -172,6 +173,24 @@ async def test_a_hold_that_never_became_a_binding_ends_after_a_reading() -> None
     await extender.binds.settle()
     assert extender.filter(other, "n")["NodeNames"] == ["n"]
     assert extender.binds.settled
+
+
+async def test_what_the_watch_tells_late_of_a_pod_that_is_gone_puts_no_card_in_doubt() -> None:
+    """Its end was read, and its card has been given to another since."""
+    cluster = FakeCluster(Clock())
+    extender = an_extender(a_node("n1", cards=1), cluster=cluster)
+    first = cluster.create("first", uid="uid-1", annotations={named.COUNT: "1"})
+    assert await extender.bind(first, "n1") == ""
+    cluster.delete("first")
+    cluster.clock.s += HOLD_S
+    await extender.binds.settle()
+    second = cluster.create("second", uid="uid-2", annotations={named.COUNT: "1"})
+    assert await extender.bind(second, "n1") == ""
+    extender.watch.deliver(2)
+    assert not extender.state.doubts()
+    extender.watch.deliver()
+    assert not extender.state.audit("n1")
+    assert extender.filter(a_pod("third", annotations={named.COUNT: "1"}), "n1")["FailedNodes"]
 
 
 async def test_a_bind_without_a_filter_before_it_reads_the_pod() -> None:
