@@ -112,6 +112,8 @@ def victims_on(
 
     Mutates `alone`. Room is made card by card, each time on that where it costs least.
     """
+    if not alone.rows:  # the node is gone
+        return None
     chosen: list[Occupant] = []
     while not fits(alone, demand, _HERE)[0]:
         left = [one for one in occupants if one not in chosen]

@@ -658,3 +658,21 @@ async def test_what_is_before_a_pod_is_looked_for_on_its_node_alone() -> None:
     promises.end("c")
     assert [one.uid for one in promises.before("new", 1, node="n")] == ["a", "d"]
     assert [one.uid for one in promises.before("new", 0, node="m")] == ["b"]
+
+
+@pytest.mark.parametrize("breaths", range(0, 12, 2))
+async def test_nodes_may_go_while_a_plan_is_made(breaths: int) -> None:
+    nodes = [a_node(f"n{number}", cards=1) for number in range(6)]
+    extender = an_extender(*nodes)
+    for node in nodes:
+        await placed(extender, f"low-{node.name}", WHOLE, node.name)
+    waits(extender)
+    extender.cluster.clock.s += PATIENCE_S
+    turning = asyncio.create_task(extender.preempting.turn(now_s=extender.cluster.clock.s))
+    for _ in range(breaths):
+        await asyncio.sleep(0)
+    for node in nodes:
+        extender.state.node_gone(node.name)
+    await turning
+    extender.preempting.look(now_s=extender.cluster.clock.s)
+    assert len(extender.state.promises) == 0
