@@ -270,13 +270,13 @@ async def test_an_old_word_of_kube_scheduler_is_asked_for_anew_first() -> None:
     high = waits(extender)
     await turn(extender)
     gone(extender, "low")
-    await placed(extender, "low", part(99), priority=0)
+    await placed(extender, "next", part(99), priority=0)
     assert await turn(extender, after_s=FRESH_S) == []
     assert extender.retries.names == ["high"]
     assert await turn(extender, after_s=AGAIN_S) == []
     assert extender.retries.names == ["high", "high"]
     refused(extender, high)
-    assert await turn(extender, after_s=1.0) == ["low"]
+    assert await turn(extender, after_s=1.0) == ["next"]
 
 
 # Who gets the room
