@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from scheduler_extender.backoff import Backoff
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import fits
 from scheduler_extender.core.gpus import Fleet
@@ -24,15 +25,8 @@ from scheduler_extender.wire import Raw
 MOST: Final = 2_000  # pods that are remembered; of more, the most important and then the first
 # A word that was in vain (others were quicker, or the room is where the pod may not go) is said
 # again after 2 s, 4 s and so on, up to this.
+PAUSE_S: Final = 2.0
 MOST_PAUSE_S: Final = 64.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """How often a pod's retry was asked for, and when it may be again."""
-
-    times: int = 0
-    again_s: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +53,7 @@ class WaitingPods:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._pods: dict[str, Waiting] = {}  # by UID
-        self._told: dict[str, _Told] = {}  # by UID
+        self._told = Backoff(first_s=PAUSE_S, most_s=MOST_PAUSE_S)
         self._versions = fleet.version[:0].copy()  # of each row, at the last look
         self._changed_s = np.zeros(0)  # of each row, to the precision of looks
 
@@ -95,7 +89,7 @@ class WaitingPods:
     def over(self, uid: str) -> None:
         """It found room, or is gone."""
         self._pods.pop(uid, None)
-        self._told.pop(uid, None)
+        self._told.over(uid)
 
     def look(self, *, now_s: float) -> None:
         """Notice which rows changed since the last look. To be called every second or so."""
@@ -108,24 +102,20 @@ class WaitingPods:
     def placeable(self, most: int, *, now_s: float) -> tuple[Waiting, ...]:
         """Whom to have tried again: at most so many, by priority, and who was tried least."""
         room_s = cache(self._room_s)
-        ranked = [(-pod.priority, self._told_of(pod).times, pod) for pod in self._pods.values()]
-        ranked.sort(key=lambda one: one[:2])
+        ranked = sorted(
+            self._pods.values(), key=lambda pod: (-pod.priority, self._told.times(pod.uid))
+        )
         due = (
             pod
-            for _, _, pod in ranked
-            if now_s >= self._told_of(pod).again_s and room_s(pod.demand) >= pod.asked_s
+            for pod in ranked
+            if now_s >= self._told.until_s(pod.uid) and room_s(pod.demand) >= pod.asked_s
         )
         return tuple(islice(due, most))
 
     def told(self, uid: str, *, now_s: float) -> None:
         """Its retry was asked for."""
-        pod = self._pods.get(uid)
-        if pod is not None:
-            times = self._told_of(pod).times + 1
-            self._told[uid] = _Told(times, now_s + min(2.0 ** min(times, 10), MOST_PAUSE_S))
-
-    def _told_of(self, pod: Waiting) -> _Told:
-        return self._told.get(pod.uid, _NEVER)
+        if uid in self._pods:
+            self._told.again(uid, now_s=now_s)
 
     def _room_s(self, demand: Demand) -> float:
         """When the node changed last that did so last of those with room for it."""
@@ -146,6 +136,3 @@ class WaitingPods:
         """Our own strings for them: a name is kept once, however many pods wait for its node."""
         fleet = self._fleet
         return tuple(fleet.names[row] for row in map(fleet.row_of.get, names) if row is not None)
-
-
-_NEVER: Final = _Told()

@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
+from scheduler_extender.backoff import Backoff
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import cards_that_fit, fits
 from scheduler_extender.core.gpus import Fleet, Grant, Ints, Mask
-from scheduler_extender.preemption.backoff import Backoff
 from scheduler_extender.preemption.promises import give
 from scheduler_extender.preemption.victims import evictable
 from scheduler_extender.state import ClusterState

@@ -24,13 +24,13 @@ from typing import Final
 import numpy as np
 import structlog
 
+from scheduler_extender.backoff import Backoff
 from scheduler_extender.core.annotations import PodSeen
 from scheduler_extender.core.demand import Demand
 from scheduler_extender.core.fit import fits
 from scheduler_extender.errors import NotFound, Refused, Unreachable
 from scheduler_extender.metrics import PreemptionMetrics
 from scheduler_extender.ports import Evictor, Lease, Reporter, Retries
-from scheduler_extender.preemption.backoff import Backoff
 from scheduler_extender.preemption.lower import LowerPods, as_all_will_be
 from scheduler_extender.preemption.promises import KEEP_S, Promise
 from scheduler_extender.preemption.victims import as_it_will_be, cost, evictable, victims_on

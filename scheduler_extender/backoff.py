@@ -33,6 +33,11 @@ class Backoff:
         """It was of use."""
         self._vain.pop(uid, None)
 
+    def times(self, uid: str) -> int:
+        """How often it was in vain."""
+        vain = self._vain.get(uid)
+        return vain.times if vain is not None else 0
+
     def until_s(self, uid: str) -> float:
         """Until when to leave it alone; -inf where there is no reason to."""
         vain = self._vain.get(uid)

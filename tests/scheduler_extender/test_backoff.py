@@ -3,7 +3,7 @@
 
 from math import inf
 
-from scheduler_extender.preemption.backoff import Backoff
+from scheduler_extender.backoff import Backoff
 
 
 def pauses_s(backoff: Backoff, times: int) -> list[float]:
