@@ -15,6 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -202,6 +203,14 @@ def _proxy(server: str) -> str | None:
     """What HTTPS_PROXY and NO_PROXY say for it."""
     url = URL(server)
     return None if proxy_bypass(url.authority) else getproxies().get(url.scheme)
+
+
+def pods_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{quote(namespace, safe='')}/pods"
+
+
+def pod_path(namespace: str, name: str) -> str:
+    return f"{pods_path(namespace)}/{quote(name, safe='')}"
 
 
 def _usual() -> Path | None:

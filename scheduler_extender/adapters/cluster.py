@@ -14,12 +14,11 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from random import uniform
 from typing import Final
-from urllib.parse import quote
 
 import orjson
 import structlog
 
-from scheduler_extender.adapters.api import STRATEGIC, Api, Raw
+from scheduler_extender.adapters.api import STRATEGIC, Api, Raw, pod_path
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.core.annotations import HAS_GPUS, PodSeen, demand_of, pod_seen
 from scheduler_extender.core.node_report import node_seen
@@ -136,7 +135,7 @@ class KubernetesBinder:
         """
         await self._api.ask(
             "POST",
-            f"{_pod(binding.namespace, binding.pod)}/binding",
+            f"{pod_path(binding.namespace, binding.pod)}/binding",
             params={"timeout": f"{BIND_S:g}s"},
             body={
                 "apiVersion": "v1",
@@ -156,7 +155,7 @@ class KubernetesBinder:
 
     async def read(self, namespace: str, name: str) -> PodRead | None:
         try:
-            raw = await self._api.ask("GET", _pod(namespace, name), timeout_s=BIND_S)
+            raw = await self._api.ask("GET", pod_path(namespace, name), timeout_s=BIND_S)
         except NotFound:
             return None
         return PodRead(pod_seen(raw), demand_of(raw))
@@ -172,7 +171,7 @@ class KubernetesEvictor:
             options["dryRun"] = ["All"]
         await self._api.ask(
             "POST",
-            f"{_pod(victim.namespace, victim.name)}/eviction",
+            f"{pod_path(victim.namespace, victim.name)}/eviction",
             body={
                 "apiVersion": "policy/v1",
                 "kind": "Eviction",
@@ -212,7 +211,7 @@ async def _write_status(api: Api, pod: PodSeen | Waiting, status: Raw) -> None:
     """Of this very pod; what is not named stays."""
     await api.ask(
         "PATCH",
-        f"{_pod(pod.namespace, pod.name)}/status",
+        f"{pod_path(pod.namespace, pod.name)}/status",
         body={"metadata": {"uid": pod.uid}, "status": status},
         kind=STRATEGIC,
         timeout_s=STATUS_S,
@@ -279,7 +278,3 @@ def _ended(kind: _Kind, status: Raw) -> Refused | Unreachable:
     if status.get("code") == HTTPStatus.GONE:
         return Gone(said)
     return Unreachable(said, after_s=1.0)
-
-
-def _pod(namespace: str, name: str) -> str:
-    return f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"

@@ -3,11 +3,10 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 import orjson
 
-from scheduler_extender.adapters.api import Api, Raw
+from scheduler_extender.adapters.api import Api, Raw, pod_path, pods_path
 from scheduler_extender.core.annotations import HAS_GPUS, PLACEHOLDER, REQUIRED, PodSeen
 from scheduler_extender.placeholders.plan import Wanted, pool_key
 from scheduler_extender.settings import PlaceholderSettings
@@ -35,7 +34,7 @@ class KubernetesPlaceholders:
     ) -> None:
         self._api = api
         self._settings = settings
-        self._path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods"
+        self._namespace = namespace
         self._owner = owner
 
     async def make(self, wanted: Wanted) -> None:
@@ -44,12 +43,12 @@ class KubernetesPlaceholders:
             name, uid = self._owner
             owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
             body["metadata"]["ownerReferences"] = [owner]
-        await self._api.ask("POST", self._path, body=body, timeout_s=ASK_S)
+        await self._api.ask("POST", pods_path(self._namespace), body=body, timeout_s=ASK_S)
 
     async def remove(self, pod: PodSeen) -> None:
         await self._api.ask(
             "DELETE",
-            f"{self._path}/{quote(pod.name, safe='')}",
+            pod_path(self._namespace, pod.name),
             body={"gracePeriodSeconds": 0, "preconditions": {"uid": pod.uid}},
             timeout_s=ASK_S,
         )
@@ -58,8 +57,7 @@ class KubernetesPlaceholders:
         """The right to write a pod's status is enough, and is less than that to write the pod."""
         await self._api.ask(
             "PATCH",
-            f"/api/v1/namespaces/{quote(pod.namespace, safe='')}/pods/"
-            f"{quote(pod.name, safe='')}/status",
+            f"{pod_path(pod.namespace, pod.name)}/status",
             body={"metadata": {"uid": pod.uid, "labels": {HAS_GPUS: "true"}}},
             timeout_s=ASK_S,
         )

@@ -3,9 +3,8 @@
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
-from scheduler_extender.adapters.api import Api
+from scheduler_extender.adapters.api import Api, pod_path, pods_path
 from scheduler_extender.binding import BIND_S
 from scheduler_extender.core.annotations import TERMINAL
 from scheduler_extender.errors import NotFound, Refused
@@ -16,12 +15,12 @@ class KubernetesReservations:
     def __init__(self, api: Api, template: Mapping[str, Any], *, namespace: str) -> None:
         self._api = api
         self._template = template
-        self._all = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods"
+        self._namespace = namespace
 
     async def create(self, node: str, number: int) -> None:
         pod = reservation_pod(self._template, node=node, number=number)
         try:
-            await self._api.ask("POST", self._all, body=pod, timeout_s=BIND_S)
+            await self._api.ask("POST", pods_path(self._namespace), body=pod, timeout_s=BIND_S)
         except Refused as refused:
             await self._look(name_of(node, number), refused)
 
@@ -31,7 +30,7 @@ class KubernetesReservations:
         try:
             await self._api.ask(
                 "DELETE",
-                f"{self._all}/{quote(name, safe='')}",
+                pod_path(self._namespace, name),
                 params={"timeout": f"{BIND_S:g}s"},
                 body=body,
                 timeout_s=BIND_S,
@@ -42,9 +41,7 @@ class KubernetesReservations:
     async def _look(self, name: str, refused: Refused) -> None:
         """One of that name may be there: from an earlier try, or a former one that has ended."""
         try:
-            raw = await self._api.ask(
-                "GET", f"{self._all}/{quote(name, safe='')}", timeout_s=BIND_S
-            )
+            raw = await self._api.ask("GET", pod_path(self._namespace, name), timeout_s=BIND_S)
         except NotFound:
             raise refused from None
         status = raw.get("status") or {}

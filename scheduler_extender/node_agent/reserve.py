@@ -8,12 +8,11 @@ tells a pod of its own UID and no other: a later one of the same name may have a
 import asyncio
 import signal
 from typing import Any, Final
-from urllib.parse import quote
 
 import pynvml
 import structlog
 
-from scheduler_extender.adapters.api import Api
+from scheduler_extender.adapters.api import Api, pod_path
 from scheduler_extender.core.annotations import RESERVED_UUID
 from scheduler_extender.errors import GiveUp, Unreachable
 from scheduler_extender.node_agent.agent import GpusOnAThread
@@ -63,8 +62,7 @@ async def _tell(own: OwnPod, library: Any) -> None:
     finally:
         reader.close()
     # The status takes annotations too, and the right to write it is less than that to write pods.
-    pod = f"{quote(own.namespace, safe='')}/pods/{quote(own.name, safe='')}"
-    path = f"/api/v1/namespaces/{pod}/status"
+    path = f"{pod_path(own.namespace, own.name)}/status"
     body = {"metadata": {"uid": own.uid, "annotations": {RESERVED_UUID: uuid}}}
     params = {"fieldManager": FIELD_MANAGER}
     async with Api(own.kubeconfig) as api:
