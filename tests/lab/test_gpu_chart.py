@@ -75,6 +75,7 @@ def installed(lab: Lab, nvml: Path) -> Iterator[Place]:
         lab.helm("install", "tide", str(CHART), "-n", namespace, *values(namespace, nvml))
         try:
             place.until(lambda: is_up(place), within_s=SOON_S)
+            wait_heard(lab)
             yield place
         finally:
             lab.helm("uninstall", "tide", "-n", namespace, "--ignore-not-found", check=False)
@@ -95,6 +96,13 @@ def values(namespace: str, nvml: Path) -> list[str]:
             "extraEnv": {"LD_LIBRARY_PATH": str(nvml)},
         },
     )
+
+
+def wait_heard(lab: Lab) -> None:
+    """Until the API server reaches the webhook: kube-proxy routes to pods some time after Ready."""
+    with lab.namespace("first") as namespace:
+        place = Place(lab, namespace)
+        place.until(lambda: not refused(place, a_wish("first")), within_s=SOON_S)
 
 
 def is_up(place: Place) -> bool:
