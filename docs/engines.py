@@ -27,10 +27,14 @@ reason for what is absent. Text format 0.0.4 and OpenMetrics 1.0 are read alike.
   alone.
 - Not believed, and so absent: NaN, infinities, negatives, levels beyond 1e15 (2^64-1 stands for
   unknown), a part of a whole above 1, and a page that does not end with a newline: it was cut off.
-- Idle is proven by an engine that tells both how much is in flight and how many requests it had.
-  Without it a service is scaled and never put to sleep.
+- Idle is proven by an engine that tells both how much is in flight and how many requests it had;
+  or, without a gauge of what is in flight, that as many requests ended as began, and that its
+  process hardly used a CPU: less than a tenth of one. A request that failed in between has begun
+  and never ends; after 10 minutes without any change nobody waits for it any more. Without such
+  proof a service is scaled and never put to sleep.
 
 """
+_STILL = {"begun and not ended": "unended", "seconds of CPU": "work_s"}
 _MORE = {"in flight": Measure.IN_FLIGHT, "request-seconds": Measure.REQUEST_SECONDS_TOTAL}
 
 
@@ -46,11 +50,11 @@ def engines_page() -> str:
 
 
 def _row(engine: Engine) -> tuple[str, ...]:
-    samples, counts = engine.samples, engine.stirs or engine.samples.get(Measure.REQUESTS_TOTAL)
+    samples = engine.samples
     return (
         engine.name,
         f"`{engine.key}`",
-        _yes(bool(samples.get(Measure.IN_FLIGHT) and counts)),
+        _yes(engine.proves_idle),
         _yes(Measure.WAITING in samples),
         _yes(READINGS["running"] in engine.details),
         _yes(Measure.KV_USED in samples),
@@ -68,6 +72,9 @@ def _names(engine: Engine) -> Iterator[tuple[str, str]]:
         ways = told_by(engine, quantity)
         if ways is not None:
             yield name, _ways(ways)
+    for name, field in _STILL.items():
+        if either := getattr(engine, field):
+            yield name, _ways(either)
     for time, either in engine.times.items():
         yield time, _times(either)
 

@@ -27,11 +27,15 @@ _SILENT: Final = f"{_ENDED}; so does a port that speaks TLS, and only plain HTTP
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Where a replica answers; `path` begins with `/`."""
+    """Where a replica answers; `path` begins with `/`.
+
+    `processes`: how many listen there, of which one answers.
+    """
 
     host: str
     port: int
     path: str
+    processes: int = 1
 
     def __str__(self) -> str:
         return f"http://{self.authority}{self.path}"

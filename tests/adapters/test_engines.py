@@ -209,7 +209,7 @@ def told(page: str) -> tuple[str, dict[Measure, float]]:
             'request_predict_seconds_sum{model_name="m"} 0.5\n',
             "KServe's Python server",
             {CAME: 7},
-            id="KServe's Python server, which tells only what ended",
+            id="KServe's Python server, which tells what ended",
         ),
         pytest.param(
             "vllm:num_requests_running 1\nvllm:num_requests_waiting 2\n"

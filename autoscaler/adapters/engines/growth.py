@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from autoscaler.adapters.engines.page import Page, Series
-from autoscaler.core.signals import Measure
+from autoscaler.adapters.engines.stillness import Moved, Stillness
+from autoscaler.core.signals import Measure, NoReading
 
 STALE_S = 3.0  # older than that, what a replica said is no reading
 # Of one replica and total. Engines have a few; one that makes up new labels all the time must not
@@ -52,12 +53,14 @@ class Growth:
 class Look:
     """What one replica said at one time, with the totals that its engine does not have.
 
-    `stirred`: the sum of what stirs when it was last seen without a request.
+    `stirred`: the sum of what stirs when it was last seen without a request. `still`: of an engine
+    that has no gauge of what runs.
     """
 
     page: Page
     at_s: float
     stirred: float | None = None
+    still: Stillness | None = None
 
 
 def followed_up(page: Page, *, at_s: float, before: Look | None) -> Look:
@@ -68,12 +71,28 @@ def followed_up(page: Page, *, at_s: float, before: Look | None) -> Look:
     """
     if before is not None and before.page.engine is not page.engine:
         before = None
+    if isinstance(page.moved, NoReading):
+        return Look(_telling(page, Measure.IN_FLIGHT, page.moved), at_s)
+    if page.moved is not None:
+        return _stilled(page, page.moved, at_s=at_s, before=before)
     look = Look(page, at_s, None if before is None else before.stirred)
     if page.total(Measure.IN_FLIGHT) is None:
         return look
     if Measure.REQUEST_SECONDS_TOTAL not in page.engine.samples:
         look = _with(look, Measure.REQUEST_SECONDS_TOTAL, _integrated(look, before))
     return _counted(look, before) if page.stirs else look
+
+
+def _stilled(page: Page, moved: Moved, *, at_s: float, before: Look | None) -> Look:
+    """Of an engine that has no gauge of what runs: whether it is proven that nothing does.
+
+    Its level is no measure of load, so request-seconds are not made up of it.
+    """
+    known = None if before is None else before.still
+    still = Stillness.first(moved, at_s=at_s) if known is None else known.after(moved, at_s=at_s)
+    inside = still.in_flight
+    told = {_OURS: inside} if inside is not None else NoReading("asked only once yet")
+    return Look(_telling(page, Measure.IN_FLIGHT, told), at_s, still=still)
 
 
 def _integrated(look: Look, before: Look | None) -> float:
@@ -97,5 +116,8 @@ def _counted(look: Look, before: Look | None) -> Look:
 
 
 def _with(look: Look, measure: Measure, total: float) -> Look:
-    values = {**look.page.values, measure: {_OURS: total}}
-    return replace(look, page=replace(look.page, values=values))
+    return replace(look, page=_telling(look.page, measure, {_OURS: total}))
+
+
+def _telling(page: Page, measure: Measure, told: Mapping[Series, float] | NoReading) -> Page:
+    return replace(page, values={**page.values, measure: told})

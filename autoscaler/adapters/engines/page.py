@@ -6,7 +6,7 @@ What is not finite, negative, a sentinel or not exposed is no reading (rule D1).
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite, prod
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from autoscaler.adapters.engines.answers import why_no_page
 from autoscaler.adapters.engines.exposition import Sample, named, samples
 from autoscaler.adapters.engines.notation import Line, Ways
+from autoscaler.adapters.engines.stillness import Moved
 from autoscaler.adapters.engines.table import ENGINES, Detail, Engine
 from autoscaler.adapters.plain_http import Answer, At, NoAnswer
 from autoscaler.core.signals import Measure, NoReading
@@ -39,12 +40,14 @@ ByName = Mapping[str, list[Sample]]
 class Page:
     """What one replica's metrics say: per measure the value of each series, or why not.
 
-    `stirs`: see `Engine`; empty where the engine has none, or exposes not all of them.
+    `stirs`: see `Engine`; empty where the engine has none, or exposes not all of them. `moved`: of
+    an engine that has no gauge of what runs.
     """
 
     engine: Engine
     values: Mapping[Measure, Mapping[Series, float] | NoReading]
     stirs: Mapping[Series, float]
+    moved: Moved | NoReading | None = None
 
     def total(self, measure: Measure) -> float | None:
         """The sum of a measure over its series; None: not told."""
@@ -60,7 +63,15 @@ def page_of(at: At, answer: Answer | NoAnswer) -> Page | NoReading:
     if why is not None:
         return NoReading(f"{at} {why}")
     page = read_page(answer.body.decode(errors="replace"))
-    return NoReading(f"{at}: {page.why}") if isinstance(page, NoReading) else page
+    if isinstance(page, NoReading):
+        return NoReading(f"{at}: {page.why}")
+    if page.engine.unended and at.processes > 1:
+        # Connections go to one of them again and again, however busy the others are.
+        return NoReading(
+            f"{at}: one of {at.processes} processes of {page.engine.name} answered, and each "
+            "tells of itself alone; leave --workers at 1, and have more replicas"
+        )
+    return page
 
 
 def read_page(text: str) -> Page | NoReading:
@@ -80,7 +91,24 @@ def read_page(text: str) -> Page | NoReading:
         for measure, either in engine.samples.items()
     }
     stirs = series(engine.stirs, known, engine=engine, of=None)
-    return Page(engine, values, {} if isinstance(stirs, NoReading) else stirs)
+    stirs = {} if isinstance(stirs, NoReading) else stirs
+    page = Page(engine, values, stirs)
+    return replace(page, moved=_moved(page, known)) if engine.unended else page
+
+
+def _moved(page: Page, known: ByName) -> Moved | NoReading:
+    requests = page.values[Measure.REQUESTS_TOTAL]
+    if isinstance(requests, NoReading):
+        return requests
+    unended = series(page.engine.unended, known, engine=page.engine, of=None)
+    if isinstance(unended, NoReading):
+        if requests or not page.engine.born_late:
+            return unended
+        unended = {}  # nothing has begun yet
+    work_s = series(page.engine.work_s, known, engine=page.engine, of=None)
+    if isinstance(work_s, NoReading):
+        return work_s
+    return Moved(max(0.0, sum(unended.values())), sum(requests.values()), sum(work_s.values()))
 
 
 def recognised(text: str, *, among: Iterable[Engine] = ENGINES) -> Engine | None:

@@ -39,6 +39,8 @@ class Engine:
     takes the mean of what is a part of a whole.
     `stirs`: of an engine that counts no requests, totals that no request leaves as they were.
     `born_late`: its totals are not exposed before the first request has moved them.
+    `unended`, `work_s`: of an engine without a gauge of what runs, requests that began less those
+    that ended, and the seconds of CPU of the process that tells so (`stillness.py`).
     """
 
     name: str
@@ -52,13 +54,21 @@ class Engine:
     whole_on: frozenset[str] = frozenset()
     stirs: Ways = ()
     born_late: bool = False
+    unended: Ways = ()
+    work_s: Ways = ()
+
+    @property
+    def proves_idle(self) -> bool:
+        """Whether its page can show that it does nothing."""
+        counts = self.stirs or self.samples.get(Measure.REQUESTS_TOTAL)
+        return bool(counts and (self.samples.get(Measure.IN_FLIGHT) or self.unended))
 
     @property
     def lines(self) -> tuple[Line, ...]:
         """All that the measures are made of."""
         return tuple(
             line
-            for either in (*self.samples.values(), self.stirs)
+            for either in (*self.samples.values(), self.stirs, self.unended, self.work_s)
             for way in either
             for line in way
         )
@@ -78,6 +88,8 @@ def _engine(
     whole_on: frozenset[str] = frozenset(),
     stirs: str = "",
     born_late: bool = False,
+    unended: str = "",
+    work_s: str = "",
 ) -> Engine:
     return Engine(
         name,
@@ -91,6 +103,8 @@ def _engine(
         whole_on=whole_on,
         stirs=ways(stirs) if stirs else (),
         born_late=born_late,
+        unended=ways(unended) if unended else (),
+        work_s=ways(work_s) if work_s else (),
     )
 
 
@@ -298,8 +312,7 @@ ENGINES: tuple[Engine, ...] = (
             Detail.RUNNING_MAX: 'nv_trt_llm_request_metrics{request_type="max"}',
         },
     ),
-    # From here on: what waits or what ended, and never what runs. They cannot prove that they are
-    # idle.
+    # From here on: what waits or what ended, and never what runs.
     _engine("Triton", "triton", known_by=("nv_inference_", "nv_"), tells=_TRITON),
     # It hears of its replicas only every ten seconds: too late to prove that nothing runs. What it
     # counts is exposed with `_total` and, for a while, once more without.
@@ -337,12 +350,24 @@ ENGINES: tuple[Engine, ...] = (
     _engine(
         "KServe's Python server",
         "kserve",
-        known_by=("request_predict_", "request_preprocess_", "request_explain_"),
+        # Before the first request its histograms have a type and no sample.
+        known_by=(
+            "request_predict_",
+            "request_preprocess_",
+            "request_explain_",
+            "# TYPE request_predict_seconds histogram",
+        ),
         tells={
-            Measure.REQUESTS_TOTAL: "request_predict_seconds_count",
+            Measure.REQUESTS_TOTAL: "request_predict_seconds_count + request_explain_seconds_count?"
+            " | request_explain_seconds_count",
             # Without what is done before and after the model itself.
             Times.E2E: "request_predict_seconds",
         },
+        # What is refused before it reaches the model has begun and never ends.
+        unended="request_preprocess_seconds_count - request_predict_seconds_count?"
+        " - request_explain_seconds_count?",
+        work_s="process_cpu_seconds_total",
+        born_late=True,
     ),
     # From here on names without a prefix: last, because they could be anybody's.
     _engine(

@@ -239,7 +239,7 @@ class KubernetesCluster:
         for pod in self._inventory.pods_of(governed.target).values():
             if pod.ready and not pod.deleting and pod.ip:
                 port, path = pod.metrics or (guess, "/metrics")
-                places[pod.name] = At(pod.ip, port, path) if port else None
+                places[pod.name] = At(pod.ip, port, path, pod.processes) if port else None
         return places
 
     def _serving_port(self, target: Target) -> int:

@@ -4,6 +4,7 @@
 A cluster has tens of thousands of pods; only what a decision or a route needs stays in memory.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from sys import intern
@@ -28,6 +29,8 @@ METRICS_ANNOTATIONS: Final = (
     ("prometheus.io/port", "prometheus.io/path"),
 )
 
+_WORKERS: Final = re.compile(r"(?<!\S)--workers[= ](\d{1,4})(?!\S)")
+
 _ENDED: Final = ("Failed", "Succeeded")  # no process of such a pod will ever run again
 
 # A container that waits for one of these will not start by itself soon.
@@ -41,6 +44,7 @@ _STUCK: Final = frozenset(
 class Pod:
     """`metrics`: port and path where the pod says its metrics are. `why`: what keeps it.
 
+    `processes`: how many a server in it was told to answer with on one port, each for itself;
     `gpus`: where there is a budget what it has of GPUs, or waits for; else None.
     """
 
@@ -55,6 +59,7 @@ class Pod:
     why: str
     metrics: tuple[int, str] | None
     deletion_cost: str | None
+    processes: int = 1
     gpus: GpuUse | None = None
 
 
@@ -157,6 +162,7 @@ def pod(raw: Raw, *, gpus: Callable[[Raw], GpuUse | None] = lambda raw: None) ->
         why=why or (str(status.get("message", "")) if status.get("phase") in _ENDED else ""),
         metrics=_metrics(annotations),
         deletion_cost=annotations.get(DELETION_COST),
+        processes=_processes(raw.get("spec", {}).get("containers", ())),
         gpus=gpus(raw),
     )
 
@@ -271,6 +277,12 @@ def _metrics(annotations: Mapping[str, str]) -> tuple[int, str] | None:
         if port.isdecimal():
             return int(port), annotations.get(path_key, "/metrics")
     return None
+
+
+def _processes(containers: Any) -> int:
+    """By the option of Python's servers, KServe's among them."""
+    words = (" ".join((*(c.get("command") or ()), *(c.get("args") or ()))) for c in containers)
+    return max((int(told) for text in words for told in _WORKERS.findall(text)), default=1)
 
 
 def _probe(containers: Any) -> str:

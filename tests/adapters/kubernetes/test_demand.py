@@ -42,8 +42,16 @@ def vllm(running: float = 0, waiting: float = 0, ended: float = 0, tokens: float
     )
 
 
-def kserve(ended: float) -> str:
-    return f"request_predict_seconds_count {ended}\n"
+def triton(ended: float) -> str:
+    return f"nv_inference_request_success {ended}\nnv_inference_pending_request_count 0\n"
+
+
+def kserve(ended: float, begun: float | None = None) -> str:
+    begun = ended if begun is None else begun
+    return (
+        f"request_preprocess_seconds_count {begun}\nrequest_predict_seconds_count {ended}\n"
+        "process_cpu_seconds_total 1.5\n"
+    )
 
 
 @dataclass
@@ -366,14 +374,26 @@ async def test_a_pod_without_a_place_of_metrics_makes_the_controller_blind() -> 
 async def test_an_engine_that_does_not_tell_what_runs_makes_the_controller_blind() -> None:
     """Its count of ended requests is a rate, and no proof that nothing runs."""
     world = World()
-    await world.seconds(a=kserve(10))
-    measures = await world.seconds(a=kserve(14))
+    await world.seconds(a=triton(10))
+    measures = await world.seconds(a=triton(14))
     assert share(measures, IN_FLIGHT) == 0.0
     assert share(measures, REQUESTS) == 1.0
-    assert world.demand.blind(SERVICE) == (
-        "KServe's Python server does not tell how many requests run"
-    )
-    assert await world.rise(REQUESTS, a=kserve(17)) == 3
+    assert world.demand.blind(SERVICE) == "Triton does not tell how many requests run"
+    assert await world.rise(REQUESTS, a=triton(17)) == 3
+
+
+async def test_an_engine_that_is_proven_to_do_nothing_may_be_put_to_sleep() -> None:
+    """How busy it is when it does something only the activator sees."""
+    world = World()
+    await world.seconds(a=kserve(10))
+    measures = await world.seconds(a=kserve(10))
+    assert share(measures, IN_FLIGHT) == 1.0
+    assert share(measures, SECONDS) == 0.0
+    assert world.demand.blind(SERVICE) is None
+    before = value(measures, REQUESTS)
+    assert is_quiet(await world.seconds(a=kserve(10)), requests_before=before)
+    assert not is_quiet(await world.seconds(a=kserve(10, begun=11)), requests_before=before)
+    assert not is_quiet(await world.seconds(a=kserve(11)), requests_before=before)
 
 
 async def test_vllm_tells_all_but_time_which_is_its_level_over_time() -> None:

@@ -89,6 +89,25 @@ def test_a_pod_that_cannot_start_says_why() -> None:
     assert pod.why == "ErrImagePull: no such image"
 
 
+@pytest.mark.parametrize(
+    ("container", "processes"),
+    [
+        ({"args": ["--model_name=iris", "--workers=3"]}, 3),
+        ({"args": ["--workers", "2", "--http_port=8080"]}, 2),
+        ({"command": ["sh", "-c", "python -m server --workers 4"]}, 4),
+        ({"args": ["--max-workers=8", "--workers=auto"]}, 1),
+        ({}, 1),
+    ],
+)
+def test_a_pod_tells_how_many_processes_answer_at_one_port(
+    container: dict[str, Any], processes: int
+) -> None:
+    """Each of them would tell of itself alone."""
+    meta = {"namespace": "shop", "name": "iris-1", "uid": "u"}
+    pod = objects.pod({"metadata": meta, "spec": {"containers": [{"name": "c"}, container]}})
+    assert pod.processes == processes
+
+
 def test_a_service_without_a_selector_is_none_of_ours() -> None:
     """Its endpoints are somebody's by hand."""
     meta = {"namespace": "shop", "name": "external"}
