@@ -155,4 +155,6 @@ def _tells(engine: Engine, measure: Measure) -> bool:
         return True
     if measure is Measure.REQUESTS_TOTAL and engine.stirs:
         return True
+    if measure is Measure.WORKING:
+        return bool(engine.unended)
     return bool(engine.samples.get(measure))

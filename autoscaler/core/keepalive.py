@@ -2,7 +2,7 @@
 """How long idle is worth keeping before a service goes to sleep."""
 
 from autoscaler.core.policy import Idle, InPath, ServicePolicy
-from autoscaler.core.signals import Measure, Measures, NoReading
+from autoscaler.core.signals import Measure, Measures, NoReading, Reading
 
 SHORTEST_AUTO_S = 60.0
 LONGEST_AUTO_S = 3600.0
@@ -33,11 +33,26 @@ def is_quiet(measures: Measures, *, requests_before: float | None) -> bool:
     for measure in (Measure.HELD, Measure.IN_FLIGHT, Measure.REQUESTS_TOTAL):
         if measure not in measures:
             return False
-    for measure in (Measure.HELD, Measure.IN_FLIGHT, Measure.WAITING):
-        seen = measures.get(measure)
-        if seen is None:  # no source speaks of it for this service
-            continue
-        if isinstance(seen, NoReading) or seen.share_ratio < 1.0 or seen.value > 0:
+    for measure in (Measure.HELD, Measure.WAITING):
+        if measure in measures and not _is_nought(measures[measure]):
             return False
+    if not _is_nought(measures[Measure.IN_FLIGHT]) and not _does_nothing(measures):
+        return False
     arrived = measures[Measure.REQUESTS_TOTAL]
     return not isinstance(arrived, NoReading) and arrived.value == requests_before
+
+
+def _is_nought(seen: Reading | NoReading) -> bool:
+    return isinstance(seen, Reading) and seen.share_ratio == 1.0 and seen.value == 0
+
+
+def _does_nothing(measures: Measures) -> bool:
+    """Whether replicas that cannot tell what is in flight do not work, nor activators wait."""
+    known = measures[Measure.IN_FLIGHT]
+    working = measures.get(Measure.WORKING)
+    return (
+        isinstance(known, Reading)
+        and known.value == 0
+        and working is not None
+        and _is_nought(working)
+    )

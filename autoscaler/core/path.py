@@ -14,15 +14,9 @@ BLIND = "no replica tells how busy it is"
 
 
 def is_blind(snapshot: ServiceSnapshot) -> bool:
-    """Whether replicas serve and none tells how much: only the activator's share is seen.
-
-    Where no activator speaks either, it would see nothing from the path.
-    """
-    held = snapshot.measures.get(Measure.HELD)
-    heard = isinstance(held, Reading) and held.share_ratio > 0.0
-    seen = snapshot.measures.get(Measure.REQUEST_SECONDS_TOTAL)
-    untold = isinstance(seen, Reading) and seen.share_ratio == 0.0
-    return _ready(snapshot) > 0 and heard and untold
+    """Whether replicas serve and none tells how much: only the activator's share is seen."""
+    seen = snapshot.measures.get(Measure.IN_FLIGHT)
+    return _ready(snapshot) > 0 and isinstance(seen, Reading) and seen.share_ratio == 0.0
 
 
 def why_in_path(

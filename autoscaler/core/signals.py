@@ -32,6 +32,7 @@ class Measure(StrEnum):
 
     HELD = "held"
     IN_FLIGHT = "in_flight"
+    WORKING = "working"
     WAITING = "waiting"
     REQUESTS_TOTAL = "requests_total"
     REQUEST_SECONDS_TOTAL = "request_seconds_total"
@@ -59,6 +60,11 @@ MEASURES: Mapping[Measure, MeasureMeaning] = {
     Measure.HELD: MeasureMeaning("requests", "requests the activator keeps back now"),
     Measure.IN_FLIGHT: MeasureMeaning(
         "requests", "requests sent to a replica and not answered yet"
+    ),
+    Measure.WORKING: MeasureMeaning(
+        "requests",
+        "signs of work in replicas without a gauge of what is in flight: requests begun and not "
+        "ended, or a process that computes",
     ),
     Measure.WAITING: MeasureMeaning("requests", "requests queued inside the replicas"),
     Measure.REQUESTS_TOTAL: MeasureMeaning("requests", "requests that ever arrived"),

@@ -3,7 +3,7 @@
 
 import pytest
 
-from autoscaler.core.path import BLIND_AFTER_S, SETTLED_S, is_blind, why_in_path
+from autoscaler.core.path import BLIND_AFTER_S, SETTLED_S, why_in_path
 from autoscaler.core.policy import InPath
 from autoscaler.core.signals import Measure, NoReading, Reading
 from autoscaler.core.zero import ZeroState
@@ -66,27 +66,6 @@ def test_it_stands_there_while_no_replica_tells_how_busy_it_is() -> None:
     """Its own share of the requests is then the only sign of demand; a short gap is no reason."""
     assert why(in_path=False, blind_s=BLIND_AFTER_S)
     assert why(in_path=False, blind_s=BLIND_AFTER_S - 1) is None
-
-
-@pytest.mark.parametrize(
-    ("heard_ratio", "told_ratio", "ready", "blind"),
-    [
-        pytest.param(1.0, 0.0, 1, True, id="only what passes an activator is seen"),
-        pytest.param(1.0, 0.5, 2, False, id="one of two tells"),
-        pytest.param(0.0, 0.0, 1, False, id="no activator speaks either"),
-        pytest.param(1.0, 0.0, 0, False, id="nobody serves"),
-    ],
-)
-def test_it_is_blind_where_only_the_activator_sees(
-    heard_ratio: float, told_ratio: float, ready: int, blind: bool
-) -> None:
-    """Whether replicas can prove that they are idle is another question."""
-    measures: dict[Measure, Reading | NoReading] = {
-        Measure.HELD: a_reading(0, share_ratio=heard_ratio),
-        Measure.REQUEST_SECONDS_TOTAL: a_reading(9, share_ratio=told_ratio),
-        Measure.IN_FLIGHT: a_reading(0),
-    }
-    assert is_blind(a_snapshot(scale=2, ready=ready, measures=measures)) is blind
 
 
 def test_users_have_the_last_word() -> None:

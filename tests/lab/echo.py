@@ -4,8 +4,9 @@
 It starts in a moment and leaves well: after SIGTERM it is not ready, still answers everything with
 `Connection: close`, and goes once nothing came for a while. `/ready` is its readiness; any other
 path answers 200 and a JSON object, but `/metrics`, which tells in our worker's words how busy it
-is. With --predictor_host (as KServe passes it to a transformer)
-POSTs are forwarded there. Unknown arguments are ignored, as KServe may add some.
+is, or in those of KServe's Python server what began and what ended. With --predictor_host (as
+KServe passes it to a transformer) POSTs are forwarded there. Unknown arguments are ignored, as
+KServe may add some.
 """
 
 import argparse
@@ -15,9 +16,31 @@ import json
 import os
 import signal
 import socket
+import time
 from typing import cast
 
 import httptools
+
+METRICS = {
+    "tidegate": """\
+# TYPE tidegate_worker_requests_in_flight gauge
+tidegate_worker_requests_in_flight {state.busy}
+# TYPE tidegate_worker_queue_depth gauge
+tidegate_worker_queue_depth 0
+# TYPE tidegate_worker_requests_arrived counter
+tidegate_worker_requests_arrived_total {state.arrived}
+# TYPE tidegate_worker_request_seconds counter
+tidegate_worker_request_seconds_total {state.request_s}
+""",
+    "kserve": """\
+# TYPE process_cpu_seconds counter
+process_cpu_seconds_total {state.cpu_s}
+# TYPE request_preprocess_seconds histogram
+request_preprocess_seconds_count{{model_name="echo"}} {state.arrived}
+# TYPE request_predict_seconds histogram
+request_predict_seconds_count{{model_name="echo"}} {state.ended}
+""",
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -29,21 +52,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ready-after", type=float, default=0.0, help="seconds until it is ready")
     parser.add_argument("--drain-quiet", type=float, default=1.5, help="seconds after the last one")
     parser.add_argument("--predictor_host", default="", help="HOST[:PORT] that POSTs go to")
+    parser.add_argument("--metrics", choices=METRICS, default="tidegate", help="in whose words")
     parser.add_argument("--exit-after", type=float, help="end with --exit-code after seconds")
     parser.add_argument("--exit-code", type=int, default=1)
     return parser.parse_known_args()[0]
-
-
-METRICS = """\
-# TYPE tidegate_worker_requests_in_flight gauge
-tidegate_worker_requests_in_flight {state.busy}
-# TYPE tidegate_worker_queue_depth gauge
-tidegate_worker_queue_depth 0
-# TYPE tidegate_worker_requests_arrived counter
-tidegate_worker_requests_arrived_total {state.arrived}
-# TYPE tidegate_worker_request_seconds counter
-tidegate_worker_request_seconds_total {state.request_s}
-"""
 
 
 class State:
@@ -68,6 +80,14 @@ class State:
             if left_s <= 0:
                 return
             await asyncio.sleep(left_s)
+
+    @property
+    def ended(self) -> int:
+        return self.arrived - self.busy
+
+    @property
+    def cpu_s(self) -> float:
+        return time.process_time()
 
     @property
     def ready(self) -> bool:
@@ -117,7 +137,7 @@ class Connection(asyncio.Protocol):
                 await before
             kind = "application/json"
             if path == "/metrics":
-                status, content, kind = 200, METRICS.format(state=state).encode(), "text/plain"
+                status, content, kind = 200, self._metrics(), "text/plain"
             else:
                 status, said = await self._said(method, path, body)
                 content = json.dumps(said).encode()
@@ -132,6 +152,9 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         finally:
             state.in_flight -= 1
+
+    def _metrics(self) -> bytes:
+        return METRICS[self._state.args.metrics].format(state=self._state).encode()
 
     async def _said(self, method: str, path: str, body: bytes) -> tuple[int, object]:
         state = self._state

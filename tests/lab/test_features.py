@@ -370,6 +370,42 @@ async def test_the_busy_replica_stays_when_others_go(place: Place) -> None:
     assert not any(tally.lost for tally in tallies), tallies
 
 
+async def test_a_server_that_only_counts_grows_shrinks_and_sleeps(place: Place) -> None:
+    """As KServe's Python server: no gauge tells what runs. Nobody's request is cut off."""
+    slow = scaled(
+        "--metrics=kserve", "--delay=0.5", targets="concurrency=4", scale_down="window=5s"
+    )
+    place.apply(slow, a_service(NAME))
+    await asyncio.to_thread(in_path, place)
+    url = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/"
+    many, over = True, False
+    async with Clients(url, {}, count=18) as crowd, Clients(url, {}, count=2) as few:
+        sending = asyncio.gather(crowd.until(lambda: not many), few.until(lambda: over))
+        await asyncio.to_thread(comes_to, place, 3)
+        many = False
+        # What it has is known by then from its counts, and the time of those that pass us.
+        await asyncio.to_thread(comes_to, place, 1, within_s=120)
+        over = True
+        tallies = await sending
+    await asyncio.to_thread(comes_to, place, 0)
+    assert not any(tally.lost for tally in tallies), tallies
+
+
+async def test_a_long_request_keeps_a_server_awake_that_only_counts(place: Place) -> None:
+    """It began and has not ended, which is all that is known of it."""
+    place.apply(scaled("--metrics=kserve", f"--delay={4 * IDLE_S}"), a_service(NAME))
+    await asyncio.to_thread(in_path, place)
+    woken = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/"
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+        assert (await client.get(woken)).status_code == httpx.codes.OK
+        [pod] = await asyncio.to_thread(place.until, lambda: ready_pods(place, 1))
+        # Past every activator: only the server itself knows of it.
+        answer = await client.get(f"http://{pod['status']['podIP']}:8080/")
+    assert answer.status_code == httpx.codes.OK
+    assert await asyncio.to_thread(replicas, place) == 1
+    await asyncio.to_thread(comes_to, place, 0)
+
+
 def ready_pods(place: Place, count: int) -> list[Object]:
     """The pods, if there are so many and all are ready; else none."""
     found = place.lab.get("pods", "-n", place.namespace, "-l", f"app={NAME}")["items"]

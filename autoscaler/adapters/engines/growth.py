@@ -62,6 +62,14 @@ class Look:
     stirred: float | None = None
     still: Stillness | None = None
 
+    @property
+    def working(self) -> float | NoReading | None:
+        """Signs of work of an engine that has no gauge of what runs; None: others have no need."""
+        if self.still is not None:
+            signs = self.still.in_flight
+            return NoReading("it was asked only once yet") if signs is None else signs
+        return self.page.moved if isinstance(self.page.moved, NoReading) else None
+
 
 def followed_up(page: Page, *, at_s: float, before: Look | None) -> Look:
     """The next look at a replica.
@@ -71,10 +79,8 @@ def followed_up(page: Page, *, at_s: float, before: Look | None) -> Look:
     """
     if before is not None and before.page.engine is not page.engine:
         before = None
-    if isinstance(page.moved, NoReading):
-        return Look(_telling(page, Measure.IN_FLIGHT, page.moved), at_s)
-    if page.moved is not None:
-        return _stilled(page, page.moved, at_s=at_s, before=before)
+    if isinstance(page.moved, Moved):
+        return Look(page, at_s, still=_stilled(page.moved, at_s=at_s, before=before))
     look = Look(page, at_s, None if before is None else before.stirred)
     if page.total(Measure.IN_FLIGHT) is None:
         return look
@@ -83,16 +89,9 @@ def followed_up(page: Page, *, at_s: float, before: Look | None) -> Look:
     return _counted(look, before) if page.stirs else look
 
 
-def _stilled(page: Page, moved: Moved, *, at_s: float, before: Look | None) -> Look:
-    """Of an engine that has no gauge of what runs: whether it is proven that nothing does.
-
-    Its level is no measure of load, so request-seconds are not made up of it.
-    """
+def _stilled(moved: Moved, *, at_s: float, before: Look | None) -> Stillness:
     known = None if before is None else before.still
-    still = Stillness.first(moved, at_s=at_s) if known is None else known.after(moved, at_s=at_s)
-    inside = still.in_flight
-    told = {_OURS: inside} if inside is not None else NoReading("asked only once yet")
-    return Look(_telling(page, Measure.IN_FLIGHT, told), at_s, still=still)
+    return Stillness.first(moved, at_s=at_s) if known is None else known.after(moved, at_s=at_s)
 
 
 def _integrated(look: Look, before: Look | None) -> float:
@@ -116,8 +115,5 @@ def _counted(look: Look, before: Look | None) -> Look:
 
 
 def _with(look: Look, measure: Measure, total: float) -> Look:
-    return replace(look, page=_telling(look.page, measure, {_OURS: total}))
-
-
-def _telling(page: Page, measure: Measure, told: Mapping[Series, float] | NoReading) -> Page:
-    return replace(page, values={**page.values, measure: told})
+    values = {**look.page.values, measure: {_OURS: total}}
+    return replace(look, page=replace(look.page, values=values))

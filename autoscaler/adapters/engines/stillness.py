@@ -50,7 +50,7 @@ class Stillness:
 
     @property
     def in_flight(self) -> float | None:
-        """0: it is proven to do nothing; else about how many requests it has. None: too early."""
+        """0: it is proven to do nothing; else as many as it has at least, or 1. None: too early."""
         if self.cores is None:
             return None
         return max(self.seen.unended - self.lost, 1.0 if self.cores > QUIET_CORES else 0.0)

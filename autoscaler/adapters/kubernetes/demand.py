@@ -3,7 +3,8 @@
 
 While pods are ready most requests never pass an activator, so only all of the engines together know
 the whole: readings say for which share of the pods they speak. Where no engine tells, the
-activators' numbers stand for nothing but themselves (share 0), and `blind` says why.
+activators' numbers stand for nothing but themselves (share 0), and `blind` says why; where engines
+count requests at least, what passes the activators is a sample of them (`sampled.py`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -102,11 +103,7 @@ class KubernetesDemand:
 
     def in_flight(self, service: ServiceId) -> Mapping[str, float]:
         """How many requests each ready pod has now, of those that tell."""
-        said = {
-            pod: look.page.total(Measure.IN_FLIGHT)
-            for pod, look in self._looks(service).items()
-            if isinstance(look, Look)
-        }
+        said = {pod: _requests_in(look) for pod, look in self._looks(service).items()}
         return {pod: inside for pod, inside in said.items() if inside is not None}
 
     def blind(self, service: ServiceId) -> str | None:
@@ -164,6 +161,7 @@ class _Seen:
         yield Measure.HELD, self._held(lambda demand: demand.held)
         yield Measure.HELD_SECONDS_TOTAL, self._held(lambda _: ledger.held_s)
         yield Measure.IN_FLIGHT, self._in_flight()
+        yield Measure.WORKING, self._working()
         yield (
             Measure.REQUESTS_TOTAL,
             # Where an engine counts none, ours prove that something came, and not how much.
@@ -176,7 +174,14 @@ class _Seen:
             Measure.REQUEST_SECONDS_TOTAL,
             self._whole(
                 ledger.request_s,
-                self._ratio(_tells(Measure.REQUEST_SECONDS_TOTAL)),
+                # What passes an activator may tell of those that engines count.
+                self._ratio(
+                    _tells(
+                        Measure.REQUEST_SECONDS_TOTAL
+                        if ledger.sampled is None
+                        else Measure.REQUESTS_TOTAL
+                    )
+                ),
                 at_most=0.0 if isinstance(self.demand, NoReading) else self.heard_ratio,
             ),
         )
@@ -198,8 +203,16 @@ class _Seen:
 
     def _in_flight(self) -> Reading | NoReading:
         passed = 0.0 if isinstance(self.demand, NoReading) else self.demand.in_flight
-        proving = self._ratio(lambda look: _why_unproven(look) is None)
-        return self._whole(max(passed, self._sum(Measure.IN_FLIGHT)), proving)
+        telling = self._ratio(lambda look: _why_not_gauged(look) is None)
+        return self._whole(max(passed, self._sum(Measure.IN_FLIGHT)), telling)
+
+    def _working(self) -> Reading | NoReading | None:
+        """Of engines that have no gauge of what is in flight."""
+        signs = [look.working for look in self.told.values()]
+        told = [sign for sign in signs if isinstance(sign, int | float)]
+        if told:
+            return self._reading(sum(told), len(told) / len(self.looks))
+        return next((sign for sign in signs if isinstance(sign, NoReading)), None)
 
     def _whole(self, value: float, ratio: float, *, at_most: float = 1.0) -> Reading | NoReading:
         """A number made of what pods and activators know; of activators alone without a pod."""
@@ -251,8 +264,25 @@ def _why_untold(look: Look | NoReading, measure: Measure) -> str | None:
 
 def _why_unproven(look: Look | NoReading) -> str | None:
     """Why a pod cannot prove that it is idle; None: it can."""
+    working = look.working if isinstance(look, Look) else None
+    if working is None:
+        return _why_not_gauged(look)
+    return working.why if isinstance(working, NoReading) else None
+
+
+def _why_not_gauged(look: Look | NoReading) -> str | None:
+    """Why a pod does not tell what is in flight and what came; None: it does."""
     why = _why_untold(look, Measure.IN_FLIGHT)
     return _why_untold(look, Measure.REQUESTS_TOTAL) if why is None else why
+
+
+def _requests_in(look: Look | NoReading) -> float | None:
+    """How many requests a pod has, as far as it tells."""
+    if isinstance(look, NoReading):
+        return None
+    gauged = look.page.total(Measure.IN_FLIGHT)
+    signs = look.working
+    return signs if gauged is None and isinstance(signs, int | float) else gauged
 
 
 _IN_WORDS = {

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autoscaler.adapters.engines.growth import Growth, Look
+from autoscaler.adapters.kubernetes.sampled import Mark, Sampled
 from autoscaler.core.routes import Demand
 from autoscaler.core.signals import Measure, NoReading
 
@@ -55,13 +56,20 @@ class _Engines:
 
 @dataclass(slots=True)
 class Ledger:
-    """`enter` what was seen, at every look; the five totals are there to be read."""
+    """`enter` what was seen, at every look; the five totals are there to be read.
+
+    `sampled`: where engines count requests and do not tell their time, how many there are as far as
+    those tell that pass an activator.
+    """
 
     requests: float = 0.0
     request_s: float = 0.0
     held_s: float = 0.0
     tokens: float = 0.0
     prompt_tokens: float = 0.0
+    sampled: float | None = None
+    _sample: Sampled = field(default_factory=Sampled)
+    _passed: Mark = field(default_factory=lambda: Mark(0.0, 0.0, 0.0, 0.0))
     _activator: Demand | None = None  # as last told
     _requests: _Engines = field(default_factory=lambda: _Engines(Measure.REQUESTS_TOTAL))
     _request_s: _Engines = field(default_factory=lambda: _Engines(Measure.REQUEST_SECONDS_TOTAL))
@@ -77,7 +85,8 @@ class Ledger:
         before = self._activator
         told = before if isinstance(demand, NoReading) else demand
         self._activator = told
-        self.requests += self._arrived(before, told, self._requests.grown(looks, now_s=now_s))
+        counted = self._requests.grown(looks, now_s=now_s)
+        self.requests += self._arrived(before, told, counted)
         inside, began = self._request_s.grown(looks, now_s=now_s), not self._engines_time
         self._engines_time = inside is not None
         held_s, all_s = 0.0, 0.0
@@ -86,13 +95,37 @@ class Ledger:
             all_s = max(0.0, told.request_seconds_total - before.request_seconds_total)
         self.held_s += held_s
         if inside is None:
-            self.request_s += all_s
+            part = Mark(now_s, _risen(before, told), all_s - held_s, counted.by if counted else 0.0)
+            self.request_s += held_s + self._at_replicas(part, known=counted is not None)
         else:  # at their first look engines show no time yet, and until then all passed us
             self.request_s += max(held_s + inside.by, all_s if began else 0.0)
+            self._sample.forget()
+            self.sampled = None
         tokens = self._tokens.grown(looks, now_s=now_s)
         self.tokens += 0.0 if tokens is None else tokens.by
         prompts = self._prompt_tokens.grown(looks, now_s=now_s)
         self.prompt_tokens += 0.0 if prompts is None else prompts.by
+
+    def _at_replicas(self, since: Mark, *, known: bool) -> float:
+        """Request-seconds at replicas since the last look: at least those that passed us.
+
+        `since`: what was added to the totals; `known`: whether engines count at all.
+        """
+        before = self._passed
+        self._passed = Mark(
+            since.at_s,
+            before.passed + since.passed,
+            before.spent_s + since.spent_s,
+            before.counted + since.counted,
+        )
+        if not known:
+            self._sample.forget()
+            self.sampled = None
+            return since.spent_s
+        self._sample.add(self._passed)
+        self.sampled = self._sample.in_flight
+        elapsed_s = min(since.at_s - before.at_s, LONGEST_GAP_S)
+        return max(since.spent_s, (self.sampled or 0.0) * elapsed_s)
 
     def _arrived(self, before: Demand | None, told: Demand | None, grown: _Grown | None) -> float:
         """How many requests came since the last look."""

@@ -387,13 +387,29 @@ async def test_an_engine_that_is_proven_to_do_nothing_may_be_put_to_sleep() -> N
     world = World()
     await world.seconds(a=kserve(10))
     measures = await world.seconds(a=kserve(10))
-    assert share(measures, IN_FLIGHT) == 1.0
-    assert share(measures, SECONDS) == 0.0
+    assert share(measures, IN_FLIGHT) == 0.0
+    assert value(measures, Measure.WORKING) == 0
     assert world.demand.blind(SERVICE) is None
     before = value(measures, REQUESTS)
     assert is_quiet(await world.seconds(a=kserve(10)), requests_before=before)
     assert not is_quiet(await world.seconds(a=kserve(10, begun=11)), requests_before=before)
     assert not is_quiet(await world.seconds(a=kserve(11)), requests_before=before)
+
+
+async def test_what_passes_an_activator_is_a_sample_of_what_an_engine_counts() -> None:
+    """One of four passes, each takes 0.5 s: of 8 a second 4 are in flight, and a count may fall."""
+    world = World()
+    for n in range(60):
+        world.activators = Demand(str(SERVICE), requests_total=2 * n, request_seconds_total=1.0 * n)
+        await world.seconds(a=triton(8 * n), b=triton(0))
+    world.activators = Demand(str(SERVICE), requests_total=120, request_seconds_total=60.0)
+    assert await world.rise(SECONDS, a=triton(480), b=triton(0)) == 4
+    assert share(world.last, SECONDS) == 1.0
+    assert share(world.last, IN_FLIGHT) == 0.0, "it proves nothing, and the activator is needed"
+    world.activators = Demand(str(SERVICE), requests_total=122, request_seconds_total=70.0)
+    assert await world.rise(SECONDS, a=triton(488), b=triton(0)) == 10, "what passed is there"
+    await world.seconds(a=triton(496), b=DOWN)
+    assert share(world.last, SECONDS) == 0.5
 
 
 async def test_vllm_tells_all_but_time_which_is_its_level_over_time() -> None:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many requests a service has whose engines only count them, while activators see a part. Pure.
+
+The activators stand in the path beside the pods, and know of each request that passes them how long
+it took; the engines count all. By Little's law the whole is the rate of all, times the mean time of
+those that passed.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+SHORTEST_S: Final = 30.0
+LONGEST_S: Final = 300.0  # that one looks back, until enough have passed
+APART_S: Final = 5.0  # marks, of which the oldest is where the window begins
+ENOUGH: Final = 10  # requests, for their mean time to be that of all
+# Engines that count less than what passed us do not count all: other paths, other protocols.
+COUNTED_RATIO: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Totals that only grow, at one time. `passed`: requests that came to activators; `spent_s`:
+    their time at replicas; `counted`: requests that the engines counted.
+    """
+
+    at_s: float
+    passed: float
+    spent_s: float
+    counted: float
+
+
+@dataclass(slots=True)
+class Sampled:
+    """A window over the last looks: as short as may be, as long as it takes to see enough."""
+
+    _marks: deque[Mark] = field(default_factory=deque)
+
+    def add(self, now: Mark) -> None:
+        marks = self._marks
+        if len(marks) > 1 and now.at_s - marks[-2].at_s < APART_S:
+            marks.pop()
+        marks.append(now)
+        while len(marks) > 2 and _enough(marks[1], now):
+            marks.popleft()
+
+    def forget(self) -> None:
+        """What was counted till now is no part of what comes."""
+        self._marks.clear()
+
+    @property
+    def in_flight(self) -> float | None:
+        """The mean number of requests at replicas; None: too little was seen to tell."""
+        if len(self._marks) < 2:
+            return None
+        first, last = self._marks[0], self._marks[-1]
+        elapsed_s, passed = last.at_s - first.at_s, last.passed - first.passed
+        counted = last.counted - first.counted
+        if elapsed_s < SHORTEST_S or counted < COUNTED_RATIO * passed:
+            return None
+        if not passed:
+            # One that takes long may be with a replica, until nothing has ended for a long time.
+            return 0.0 if not counted and elapsed_s >= LONGEST_S else None
+        if passed < min(ENOUGH, counted / 2):
+            return None
+        return counted / elapsed_s * (last.spent_s - first.spent_s) / passed
+
+
+def _enough(begin: Mark, now: Mark) -> bool:
+    """Whether a window that begins then is long enough."""
+    elapsed_s, passed = now.at_s - begin.at_s, now.passed - begin.passed
+    return elapsed_s >= LONGEST_S or (elapsed_s >= SHORTEST_S and passed >= ENOUGH)
