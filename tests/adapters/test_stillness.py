@@ -91,9 +91,9 @@ def test_a_request_that_failed_on_its_way_is_given_up_after_a_while() -> None:
 def test_after_one_was_given_up_the_next_counts() -> None:
     """What was lost is taken off, and no more than that."""
     still = Stillness.first(Moved(3, 10, 1.0), at_s=0.0).after(Moved(3, 10, 1.1), at_s=LOST_AFTER_S)
-    assert still.in_flight == 0
-    assert still.after(Moved(4, 10, 1.1), at_s=LOST_AFTER_S + 1).in_flight == 1
-    assert still.after(Moved(3, 11, 1.1), at_s=LOST_AFTER_S + 1).in_flight == 0
+    assert still.working == 0
+    assert still.after(Moved(4, 10, 1.1), at_s=LOST_AFTER_S + 1).working == 1
+    assert still.after(Moved(3, 11, 1.1), at_s=LOST_AFTER_S + 1).working == 0
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_nothing_is_given_up_while_anything_moves(moves: Moved) -> None:
     still = Stillness.first(Moved(2, 10, 1.0), at_s=0.0).after(Moved(2, 10, 1.0), at_s=1.0)
     still = still.after(moves, at_s=61.0)
     later = still.after(moves, at_s=LOST_AFTER_S + 10)
-    assert later.in_flight is not None
-    assert later.in_flight >= 2
+    assert later.working is not None
+    assert later.working >= 2
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_a_process_that_began_anew_has_lost_nothing(anew: Moved) -> None:
     """Else one of its own would be taken for one of those."""
     lost = Stillness.first(Moved(2, 10, 1.0), at_s=0.0).after(Moved(2, 10, 1.0), at_s=LOST_AFTER_S)
     again = lost.after(anew, at_s=LOST_AFTER_S + 1)
-    assert again.in_flight is None
-    assert again.after(anew, at_s=LOST_AFTER_S + 2).in_flight == 1
+    assert again.working is None
+    assert again.after(anew, at_s=LOST_AFTER_S + 2).working == 1
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Look:
     def working(self) -> float | NoReading | None:
         """Signs of work of an engine that has no gauge of what runs; None: others have no need."""
         if self.still is not None:
-            signs = self.still.in_flight
+            signs = self.still.working
             return NoReading("it was asked only once yet") if signs is None else signs
         return self.page.moved if isinstance(self.page.moved, NoReading) else None
 

@@ -49,8 +49,8 @@ class Stillness:
         return cls(seen, at_s, moved_at_s=at_s)
 
     @property
-    def in_flight(self) -> float | None:
-        """0: it is proven to do nothing; else as many as it has at least, or 1. None: too early."""
+    def working(self) -> float | None:
+        """0: proven to do nothing; else the requests that never ended, or 1. None: too early."""
         if self.cores is None:
             return None
         return max(self.seen.unended - self.lost, 1.0 if self.cores > QUIET_CORES else 0.0)

@@ -119,7 +119,6 @@ class Ledger:
             before.counted + since.counted,
         )
         if not known:
-            self._sample.forget()
             self.sampled = None
             return since.spent_s
         self._sample.add(self._passed)

@@ -13,6 +13,7 @@ from typing import Final
 SHORTEST_S: Final = 30.0
 LONGEST_S: Final = 300.0  # that one looks back, until enough have passed
 APART_S: Final = 5.0  # marks, of which the oldest is where the window begins
+GAP_S: Final = 10.0  # without a look: what came meanwhile was not counted, as in sleep
 ENOUGH: Final = 10  # requests, for their mean time to be that of all
 # Engines that count less than what passed us do not count all: other paths, other protocols.
 COUNTED_RATIO: Final = 0.9
@@ -38,6 +39,8 @@ class Sampled:
 
     def add(self, now: Mark) -> None:
         marks = self._marks
+        if marks and now.at_s - marks[-1].at_s > GAP_S:
+            marks.clear()
         if len(marks) > 1 and now.at_s - marks[-2].at_s < APART_S:
             marks.pop()
         marks.append(now)

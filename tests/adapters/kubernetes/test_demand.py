@@ -410,6 +410,9 @@ async def test_what_passes_an_activator_is_a_sample_of_what_an_engine_counts() -
     assert await world.rise(SECONDS, a=triton(488), b=triton(0)) == 10, "what passed is there"
     await world.seconds(a=triton(496), b=DOWN)
     assert share(world.last, SECONDS) == 0.5
+    await world.seconds(a=DOWN, b=DOWN)
+    await world.seconds(a=triton(512), b=triton(0))
+    assert share(world.last, SECONDS) == 1.0, "a missed look is made up for"
 
 
 async def test_vllm_tells_all_but_time_which_is_its_level_over_time() -> None:

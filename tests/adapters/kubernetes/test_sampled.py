@@ -85,6 +85,15 @@ def test_requests_that_pass_no_activator_at_all_have_no_known_time() -> None:
     assert Traffic().seconds(LONGEST_S, counted=40) is None
 
 
+def test_what_was_before_a_sleep_is_forgotten() -> None:
+    """Over all of the time together the rate would seem to be next to nothing."""
+    traffic = Traffic()
+    traffic.seconds(60, passed=5, spent_s=1, counted=40)
+    traffic.at_s += 600
+    assert traffic.seconds(SHORTEST_S - 1, passed=5, spent_s=1, counted=40) is None
+    assert traffic.seconds(5, passed=5, spent_s=1, counted=40) == pytest.approx(8)
+
+
 def test_what_was_counted_before_it_forgot_is_no_part_of_it() -> None:
     """After engines told more for a while."""
     traffic = Traffic()
