@@ -34,6 +34,11 @@ class Place:
     def until(self, done: Callable[[], object], *, within_s: float = 20.0) -> Any:
         return self.lab.wait_for(done, what="what the test waits for", within_s=within_s)
 
+    def emptied(self) -> None:
+        """Until the last pod is gone, which answers a moment longer to whom still finds it."""
+        where = ("pods", "-n", self.namespace)
+        self.lab.wait_for(lambda: not self.lab.get(*where)["items"], what="no pod", within_s=60.0)
+
     def condition(self, kind: str, name: str, of: str = "Ready") -> str:
         """True, False, Unknown; empty while it is not told."""
         conditions = self.get(kind, name).get("status", {}).get("conditions", ())

@@ -322,6 +322,7 @@ def test_a_service_with_two_ports_sleeps_and_is_woken_by_either(place: Place) ->
         answer = ask(place, port=port)
         assert (answer.status_code, answer.headers.get("x-cold-start")) == (200, "true")
         comes_to(place, 0)
+        place.emptied()
 
 
 def test_a_stateful_set_behind_a_headless_service_sleeps_and_wakes(place: Place) -> None:
@@ -332,6 +333,7 @@ def test_a_stateful_set_behind_a_headless_service_sleeps_and_wakes(place: Place)
     place.apply(made, a_service(NAME, clusterIP="None", ports=port))
     for _ in range(2):
         comes_to(place, 0, kind="statefulset", within_s=60 + PROXIES_LAG_S)
+        place.emptied()
         answer = ask_by_name(place)
         assert (answer.status_code, answer.json()["pod"]) == (200, f"{NAME}-0")
         assert answer.headers["x-cold-start"] == "true"

@@ -13,6 +13,7 @@ import pytest
 from autoscaler.app.kubernetes import PROXIES_LAG_S
 from tests.lab.installed import Tidegate
 from tests.lab.lab import Lab, kserve_crds
+from tests.lab.place import Place
 from tests.lab.traffic import Clients, Tally
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
@@ -61,6 +62,7 @@ def iris(lab: Lab, tidegate: Tidegate) -> Iterator[str]:
         lab.apply(an_inference_service(**quick), namespace=namespace)
         lab.wait_for(lambda: replicas(lab, namespace) == 1, what="KServe's first replica")
         asleep(lab, namespace, within_s=60 + PROXIES_LAG_S)
+        Place(lab, namespace).emptied()
         yield namespace
 
 
