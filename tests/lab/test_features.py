@@ -397,12 +397,12 @@ async def test_a_long_request_keeps_a_server_awake_that_only_counts(place: Place
     """It began and has not ended, which is all that is known of it."""
     place.apply(scaled("--metrics=kserve", f"--delay={4 * IDLE_S}"), a_service(NAME))
     await asyncio.to_thread(in_path, place)
-    woken = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/"
+    through = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/work"
     async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
-        assert (await client.get(woken)).status_code == httpx.codes.OK
+        assert (await client.get(through)).status_code == httpx.codes.OK
         [pod] = await asyncio.to_thread(place.until, lambda: ready_pods(place, 1))
         # Past every activator: only the server itself knows of it.
-        answer = await client.get(f"http://{pod['status']['podIP']}:8080/")
+        answer = await client.get(f"http://{pod['status']['podIP']}:8080/work")
     assert answer.status_code == httpx.codes.OK
     assert await asyncio.to_thread(replicas, place) == 1
     await asyncio.to_thread(comes_to, place, 0)
