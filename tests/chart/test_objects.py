@@ -470,6 +470,26 @@ def scheduler_config(rendered: Rendered) -> Manifest:
     return config
 
 
+def test_pods_of_services_linger_where_the_api_server_can_see_to_it(helm: Helm) -> None:
+    """In the namespaces that are watched; for as long as was said."""
+
+    def lingering(*words: str) -> list[Manifest]:
+        text = helm.run("template", "t", str(CHART), "--namespace", NAMESPACE, *words)
+        found = filter(None, yaml.safe_load_all(text))
+        return [one for one in found if one["kind"].startswith("MutatingAdmissionPolicy")]
+
+    now = ("--kube-version", "v1.36.0-rc.1")
+    assert not lingering("--kube-version", "v1.35.9")
+    assert not lingering(*now, "--set", "lingerSeconds=0")
+    policy, everywhere = lingering(*now, "--set", "lingerSeconds=9")
+    [mutation] = policy["spec"]["mutations"]
+    assert "{seconds: 9}" in mutation["applyConfiguration"]["expression"]
+    assert everywhere["spec"] == {"policyName": policy["metadata"]["name"]}
+    _, here = lingering(*now, "--set", "namespaces={shop}")
+    (where,) = here["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert where["values"] == ["shop"]
+
+
 def test_kube_scheduler_asks_the_extender_beside_it(helm: Helm) -> None:
     """By verbs that it has, for the resources that it gives out, longer than a Binding may take."""
     rendered = helm.render(EVERYTHING)

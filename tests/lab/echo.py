@@ -2,7 +2,8 @@
 """The image `lab/echo`: an HTTP/1.1 server that says who answered.
 
 It starts in a moment and leaves well: after SIGTERM it is not ready, still answers everything with
-`Connection: close`, and goes once nothing came for a while. `/ready` is its readiness; any other
+`Connection: close`, and goes once nothing came for a while; with --leave-at-once it closes its port
+and answers what it has, as most servers do. `/ready` is its readiness; any other
 path answers 200 and a JSON object, but `/metrics`, which tells in our worker's words how busy it
 is, or in those of KServe's Python server what began and what ended. With --predictor_host (as
 KServe passes it to a transformer) POSTs are forwarded there. Unknown arguments are ignored, as
@@ -51,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--delay", type=float, default=0.0, help="seconds every answer takes")
     parser.add_argument("--ready-after", type=float, default=0.0, help="seconds until it is ready")
     parser.add_argument("--drain-quiet", type=float, default=1.5, help="seconds after the last one")
+    parser.add_argument("--leave-at-once", action="store_true", help="close the port on SIGTERM")
     parser.add_argument("--predictor_host", default="", help="HOST[:PORT] that POSTs go to")
     parser.add_argument("--metrics", choices=METRICS, default="tidegate", help="in whose words")
     parser.add_argument("--exit-after", type=float, help="end with --exit-code after seconds")
@@ -213,9 +215,11 @@ async def serve(args: argparse.Namespace) -> int:
         return int(args.exit_code)
     state.leaving = True
     state.heard_at_s = asyncio.get_running_loop().time()
-    await state.quiet(args.drain_quiet)
+    if not args.leave_at_once:
+        await state.quiet(args.drain_quiet)
     for server in servers:
         server.close()
+    await state.quiet(0.0)
     return 0
 
 

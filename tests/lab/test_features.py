@@ -2,6 +2,7 @@
 """What people ask of Tidegate by annotations, ConfigMaps and kubectl, each on a real Kubernetes."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,17 @@ from autoscaler.app.kubernetes import PROXIES_LAG_S
 from tests.lab.installed import Tidegate
 from tests.lab.lab import Lab, kserve_crds
 from tests.lab.network import DNS_IP
-from tests.lab.place import ECHO, PROBE, Object, Place, a_deployment, a_service, an_echo, an_isvc
+from tests.lab.place import (
+    ECHO,
+    PROBE,
+    Object,
+    Place,
+    a_deployment,
+    a_pod,
+    a_service,
+    an_echo,
+    an_isvc,
+)
 from tests.lab.traffic import Clients
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
@@ -373,11 +384,13 @@ async def test_the_busy_replica_stays_when_others_go(place: Place) -> None:
 
 
 async def test_a_server_that_only_counts_grows_shrinks_and_sleeps(place: Place) -> None:
-    """As KServe's Python server: no gauge tells what runs. Nobody's request is cut off."""
-    slow = scaled(
-        "--metrics=kserve", "--delay=0.5", targets="concurrency=4", scale_down="window=5s"
-    )
-    place.apply(slow, a_service(NAME))
+    """As KServe's Python server: no gauge tells what runs, and its port closes when it is told to
+    stop. Nobody's request is refused or cut off.
+    """
+    slow = ("--metrics=kserve", "--delay=0.5", "--leave-at-once")
+    made = scaled(*slow, targets="concurrency=4", scale_down="window=5s")
+    made["spec"]["template"]["metadata"]["annotations"] = {"tidegate.dev/enabled": "true"}
+    place.apply(made, a_service(NAME))
     await asyncio.to_thread(in_path, place)
     url = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/"
     many, over = True, False
@@ -391,6 +404,33 @@ async def test_a_server_that_only_counts_grows_shrinks_and_sleeps(place: Place) 
         tallies = await sending
     await asyncio.to_thread(comes_to, place, 0)
     assert not any(tally.lost for tally in tallies), tallies
+
+
+@pytest.mark.parametrize(
+    ("annotations", "pause_s"),
+    [
+        pytest.param({"tidegate.dev/enabled": "true"}, 5, id="opted in"),
+        pytest.param(EXTERNAL, 5, id="of KServe's, and opted in"),
+        pytest.param({"tidegate.dev/enabled": "false"}, None, id="opted out"),
+        pytest.param({}, None, id="somebody else's"),
+    ],
+)
+def test_pods_that_we_scale_go_on_for_a_moment_when_told_to_stop(
+    place: Place, annotations: dict[str, str], pause_s: int | None
+) -> None:
+    """By the API server; a hook of their own stays, and so does a short grace."""
+
+    def hook(grace_s: int, **container: Any) -> Any:
+        pod = a_pod("made", an_echo(**container), terminationGracePeriodSeconds=grace_s)
+        pod["metadata"]["annotations"] = annotations
+        words = ("create", "--dry-run=server", "-f", "-", "-o", "json")
+        made = json.loads(place.lab.kubectl("-n", place.namespace, *words, stdin=json.dumps(pod)))
+        return made["spec"]["containers"][0].get("lifecycle", {}).get("preStop")
+
+    assert hook(30) == (None if pause_s is None else {"sleep": {"seconds": pause_s}})
+    own = {"exec": {"command": ["true"]}}
+    assert hook(30, lifecycle={"preStop": own}) == own
+    assert hook(6) is None
 
 
 async def test_a_long_request_keeps_a_server_awake_that_only_counts(place: Place) -> None:
