@@ -391,7 +391,7 @@ async def test_a_server_that_only_counts_grows_shrinks_and_sleeps(place: Place) 
     made = scaled(*slow, targets="concurrency=4", scale_down="window=5s")
     made["spec"]["template"]["metadata"]["annotations"] = {"tidegate.dev/enabled": "true"}
     place.apply(made, a_service(NAME))
-    await asyncio.to_thread(in_path, place)
+    await asyncio.to_thread(place.until, lambda: place.answers(NAME))
     url = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/"
     many, over = True, False
     async with Clients(url, {}, count=18) as crowd, Clients(url, {}, count=2) as few:
@@ -436,7 +436,7 @@ def test_pods_that_we_scale_go_on_for_a_moment_when_told_to_stop(
 async def test_a_long_request_keeps_a_server_awake_that_only_counts(place: Place) -> None:
     """It began and has not ended, which is all that is known of it."""
     place.apply(scaled("--metrics=kserve", f"--delay={4 * IDLE_S}"), a_service(NAME))
-    await asyncio.to_thread(in_path, place)
+    await asyncio.to_thread(place.until, lambda: place.answers(NAME))
     through = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/work"
     async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         assert (await client.get(through)).status_code == httpx.codes.OK
