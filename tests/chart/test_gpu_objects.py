@@ -53,6 +53,16 @@ def test_one_value_brings_all_and_each_can_be_left_out(helm: Helm) -> None:
     assert not [o for o in rendered.objects if "admission" in o["metadata"]["name"]]
 
 
+@pytest.mark.parametrize("preempt", [True, False])
+def test_who_may_not_evict_does_not_try(helm: Helm, preempt: bool) -> None:
+    """The right and the option go together."""
+    rendered = helm.render({**ON, "scheduler.preempt": preempt})
+    rules = [rule for role in rendered.of("ClusterRole") for rule in role["rules"]]
+    extender = rendered.pods()["tidegate-scheduler"]["spec"]["containers"][0]
+    assert any("pods/eviction" in rule["resources"] for rule in rules) is preempt
+    assert ("--no-preempt" not in extender["args"]) is preempt
+
+
 @pytest.mark.parametrize("command", ["admission", "node-agent"])
 def test_options_are_those_that_the_command_has(helm: Helm, command: str) -> None:
     """Each that a pod is started with, with any values."""
