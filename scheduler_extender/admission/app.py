@@ -6,10 +6,18 @@ webhook's failurePolicy.
 """
 
 from collections.abc import Callable
+from datetime import datetime
+from math import nan
 from typing import Final
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    generate_latest,
+)
 
 from scheduler_extender.admission.pods import Wiring
 from scheduler_extender.admission.review import Judge, Verdict, mutate, review, validate
@@ -29,7 +37,10 @@ Page = tuple[int, bytes, bytes]  # status, content type, body
 
 
 class App:
-    """`why_unready` says why the API server cannot ask this process now; None: it can."""
+    """`why_unready` says why the API server cannot ask this process now; None: it can.
+
+    `ends_at`: when the certificate that it serves is good no more; None: it serves none.
+    """
 
     def __init__(
         self,
@@ -37,6 +48,7 @@ class App:
         *,
         registry: CollectorRegistry,
         why_unready: Callable[[], str | None] = lambda: None,
+        ends_at: Callable[[], datetime | None] = lambda: None,
     ) -> None:
         self._wiring = wiring
         self._registry = registry
@@ -48,6 +60,12 @@ class App:
             ["webhook", "outcome"],
             registry=registry,
         )
+        Gauge(
+            "tidegate_admission_certificate_expiry_timestamp_seconds",
+            "When the certificate that is served is good no more, in seconds since 1970; NaN where "
+            "there is none yet.",
+            registry=registry,
+        ).set_function(lambda: nan if (ends := ends_at()) is None else ends.timestamp())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

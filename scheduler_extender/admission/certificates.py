@@ -3,11 +3,13 @@
 
 import asyncio
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
+from scheduler_extender.admission.pair import ends_at
 from scheduler_extender.errors import BadInput
 
 log = structlog.get_logger(__name__)
@@ -23,6 +25,10 @@ class Served(Protocol):
     @property
     def why_unready(self) -> str | None:
         """Why the webhook cannot be asked yet; None: it can."""
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When what is served is good no more; None: nothing is served yet."""
 
     async def begin(self) -> None:
         """Return once there is something to serve."""
@@ -50,6 +56,10 @@ class Certificate:
     @property
     def why_unready(self) -> None:
         return None
+
+    @property
+    def ends_at(self) -> datetime:
+        return ends_at(self._loaded[0])
 
     async def begin(self) -> None:
         return None

@@ -119,8 +119,9 @@ def bundle_with(bundle: bytes, ca: bytes, *, now: datetime) -> bytes:
     return b"".join(one + b"\n" for one in [*trusted, *wanted][-MOST_TRUSTED:])
 
 
-def ends_at(pair: Pair) -> datetime:
-    return x509.load_pem_x509_certificate(pair.cert).not_valid_after_utc
+def ends_at(pem: bytes) -> datetime:
+    """When the first certificate in it is good no more. Raises `ValueError`."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def _lives(pem: bytes, now: datetime) -> bool:

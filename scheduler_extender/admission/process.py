@@ -58,6 +58,7 @@ async def serve(
         settings.wiring,
         registry=CollectorRegistry(),
         why_unready=lambda: certificate.why_unready,
+        ends_at=lambda: certificate.ends_at,
     )
     plain, secure = Server(_config(app.pages)), Server(_config(app, tls=certificate))
     stopping = asyncio.create_task(stop.wait())

@@ -81,6 +81,10 @@ class SelfSigned:
     def why_unready(self) -> str | None:
         return None if self._served else f"no certificate is served yet: {self._trouble}"
 
+    @property
+    def ends_at(self) -> datetime | None:
+        return None if self._served is None else ends_at(self._served.cert)
+
     async def begin(self) -> None:
         """Return once there is something to serve."""
         while self._served is None:
@@ -129,7 +133,7 @@ class SelfSigned:
         secret["data"] = made.data
         # Its resourceVersion guards it: of several that renew, one does.
         await self._api.ask("PUT", self._secret, body=secret, timeout_s=TIMEOUT_S)
-        log.info("a new certificate was made", why=why, ends_at=f"{ends_at(made):%FT%TZ}")
+        log.info("a new certificate was made", why=why, ends_at=f"{ends_at(made.cert):%FT%TZ}")
         return made
 
     async def _have_trusted(self, path: str, ca: bytes) -> None:
@@ -152,7 +156,7 @@ class SelfSigned:
         with _as_file(pair.cert + pair.key) as path:
             self.tls.load_cert_chain(path)
         self._served = pair
-        log.info("a certificate is in use", ends_at=f"{ends_at(pair):%FT%TZ}")
+        log.info("a certificate is in use", ends_at=f"{ends_at(pair.cert):%FT%TZ}")
 
 
 @contextmanager

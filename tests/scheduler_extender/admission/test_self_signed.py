@@ -6,6 +6,7 @@ what the configurations trust and nothing else.
 """
 
 import asyncio
+import re
 import ssl
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
@@ -298,9 +299,12 @@ async def test_the_process_is_alive_and_not_ready_until_it_has_a_certificate(
                     pass
                 assert why.status_code == 503
                 assert (await client.get(f"{plain}/healthz")).status_code == 200
+                assert await _told_end(client, plain) == "NaN"
                 await cluster.put(SECRET, raw)
                 while (await client.get(f"{plain}/readyz")).status_code != 200:
                     pass
+                assert own.ends_at is not None
+                assert float(await _told_end(client, plain)) == own.ends_at.timestamp()
                 assert (await client.post(f"{plain}/mutate", content=b"{}")).status_code == 404
             trusting = ssl.create_default_context(cadata=cluster.bundles[0].decode())
             port = taken.webhook.getsockname()[1]
@@ -316,3 +320,10 @@ async def test_the_process_is_alive_and_not_ready_until_it_has_a_certificate(
             stop.set()
             async with asyncio.timeout(15):
                 await serving
+
+
+async def _told_end(client: httpx.AsyncClient, url: str) -> str:
+    """When the certificate ends, as the metrics have it."""
+    text = (await client.get(f"{url}/metrics")).text
+    (told,) = re.findall(r"(?m)^tidegate_admission_certificate\w+ (\S+)$", text)
+    return str(told)

@@ -3,10 +3,12 @@
 
 import asyncio
 import hashlib
+import re
 import shutil
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -105,6 +107,8 @@ async def test_a_review_is_answered_over_https_and_counted(tmp_path: Path) -> No
     assert health.status_code == 200
     assert 'reviews_total{outcome="changed",webhook="mutate"} 1.0' in metrics
     assert 'reviews_total{outcome="refused",webhook="validate"} 1.0' in metrics
+    [ends] = re.findall(r"(?m)^tidegate_admission_certificate\w+ (\S+)$", metrics)
+    assert float(ends) - time.time() == pytest.approx(2 * 86400, abs=600)
 
 
 @needs_openssl
