@@ -340,7 +340,8 @@ ENGINES: tuple[Engine, ...] = (
     _engine(
         "TorchServe",
         "torchserve",
-        known_by=("ts_inference_", "ts_queue_"),
+        # Before the first request its totals have a type and no sample.
+        known_by=("ts_inference_", "ts_queue_", "# TYPE ts_inference_requests_total counter"),
         tells={
             Measure.REQUESTS_TOTAL: "ts_inference_requests_total",
             Times.E2E: "ts_inference_latency_microseconds * 1e-6 / ts_inference_requests_total",
