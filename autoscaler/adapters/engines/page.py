@@ -52,7 +52,8 @@ class Page:
     def total(self, measure: Measure) -> float | None:
         """The sum of a measure over its series; None: not told."""
         series = self.values.get(measure)
-        return sum(series.values()) if isinstance(series, Mapping) else None
+        # (Asking for `Mapping` instead takes three times as long, and this is asked all the time.)
+        return None if series is None or isinstance(series, NoReading) else sum(series.values())
 
 
 def page_of(at: At, answer: Answer | NoAnswer) -> Page | NoReading:

@@ -208,7 +208,7 @@ class _Seen:
 
     def _working(self) -> Reading | NoReading | None:
         """Of engines that have no gauge of what is in flight."""
-        signs = [look.working for look in self.told.values()]
+        signs = [look.working for look in self.told.values() if look.page.engine.unended]
         told = [sign for sign in signs if isinstance(sign, int | float)]
         if told:
             return self._reading(sum(told), len(told) / len(self.looks))
@@ -250,7 +250,11 @@ class _Seen:
 
 
 def _tells(measure: Measure) -> Callable[[Look], bool]:
-    return lambda look: isinstance(look.page.values.get(measure), Mapping)
+    def tells(look: Look) -> bool:
+        told = look.page.values.get(measure)
+        return told is not None and not isinstance(told, NoReading)
+
+    return tells
 
 
 def _why_untold(look: Look | NoReading, measure: Measure) -> str | None:

@@ -44,7 +44,7 @@ class _Engines:
         by, first, told = 0.0, 0.0, False
         for pod, look in looks.items():
             counters = look.page.values.get(self.measure)
-            if not isinstance(counters, Mapping):
+            if counters is None or isinstance(counters, NoReading):
                 continue
             told = True
             self.told_at_s[pod] = look.at_s
