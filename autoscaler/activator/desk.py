@@ -89,7 +89,8 @@ class Shared:
 class Desk:
     """One service at this activator. `alone`: the controller has been away for a while.
 
-    `listener` is the port of its own, unless it has a `shared_listener`.
+    `tunnels`: connections of which only bytes are seen, now and ever. `listener` is the port of its
+    own, unless it has a `shared_listener`.
     """
 
     shared: Shared
@@ -101,6 +102,8 @@ class Desk:
     clients: set[Client] = field(default_factory=set)
     alone: bool = False
     cold_starts: int = 0
+    tunnels: int = 0
+    tunnels_total: int = 0
     _owns_listener: bool = True
     _dismissed: bool = False
     _parting_at_s: float | None = None
@@ -329,6 +332,8 @@ class Desk:
             expired_total=holding.expired,
             cancelled_total=holding.cancelled,
             broken_total=holding.broken,
+            tunnels=self.tunnels,
+            tunnels_total=self.tunnels_total,
             request_seconds_total=holding.request_seconds(now_s),
             held_seconds_total=holding.held_seconds(now_s),
             held_prompt_tokens=held_prompt_tokens,

@@ -581,7 +581,7 @@ class Client(asyncio.BufferedProtocol):
             upstream.pause_reading()
         if self.head is _H2_HEAD:
             self._out = b""
-            self._state = _RAW
+            self._begin_tunnel()
             upstream.splice(self, out)
             self._resume_reading()
             return
@@ -627,11 +627,23 @@ class Client(asyncio.BufferedProtocol):
 
     def switched(self, upstream: Upstream) -> None:
         """The replica agreed to the upgrade: from here on bytes go both ways unseen."""
-        self._state = _RAW
+        self._begin_tunnel()
         if self._buffer:
             upstream.transport.write(bytes(self._buffer))
             self._buffer.clear()
         self._resume_reading()
+
+    def _begin_tunnel(self) -> None:
+        self._state = _RAW
+        self._desk.tunnels += 1
+        self._desk.tunnels_total += 1
+
+    def _end_tunnel(self) -> None:
+        """Once, whichever of the two has left first."""
+        if self._ticket is not None:
+            self._desk.leave(self._ticket, monotonic(), TicketState.ANSWERED)
+            self._desk.tunnels -= 1
+            self._ticket = None
 
     def broke_off(self) -> None:
         """The answer turned out malformed when a part of it had gone out."""
@@ -648,8 +660,7 @@ class Client(asyncio.BufferedProtocol):
         """The connection to the replica ended before the answer did."""
         self._upstream = None
         if self._state is _RAW:
-            self._desk.leave(self._ticket, monotonic(), TicketState.ANSWERED)
-            self._ticket = None
+            self._end_tunnel()
             self.transport.close()
         elif upstream.begun:
             self._broken()
@@ -754,8 +765,7 @@ class Client(asyncio.BufferedProtocol):
             self._desk.unwatch(self)
         if self._state is _RAW:
             upstream, self._upstream = self._upstream, None
-            self._desk.leave(self._ticket, monotonic(), TicketState.ANSWERED)
-            self._ticket = None
+            self._end_tunnel()
             if upstream is not None:
                 upstream.client = None
                 upstream.transport.close()

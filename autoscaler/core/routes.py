@@ -72,6 +72,9 @@ class Demand:
     `in_flight_by_endpoint`: endpoint id -> requests sent there and not finished. Integrals over
     time: `request_seconds_total` of held + in flight, `held_seconds_total` of held.
 
+    `tunnels`: connections of which only bytes are seen (HTTP/2, WebSockets) and that are open now;
+    each is one request, however many go through it.
+
     Of requests for generated text, as estimated: `prompt_tokens` of their prompts, `output_tokens`
     that they allow for their answers, and how many are `open_ended`, allowing any number.
     """
@@ -87,6 +90,8 @@ class Demand:
     expired_total: int = 0
     cancelled_total: int = 0
     broken_total: int = 0
+    tunnels: int = 0
+    tunnels_total: int = 0
     request_seconds_total: float = 0.0
     held_seconds_total: float = 0.0
     held_prompt_tokens: int = 0

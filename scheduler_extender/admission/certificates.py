@@ -28,7 +28,7 @@ class Served(Protocol):
 
     @property
     def ends_at(self) -> datetime | None:
-        """When what is served is good no more; None: nothing is served yet."""
+        """When what is served is good no more; None: there is nothing, or it cannot be read."""
 
     async def begin(self) -> None:
         """Return once there is something to serve."""
@@ -58,8 +58,11 @@ class Certificate:
         return None
 
     @property
-    def ends_at(self) -> datetime:
-        return ends_at(self._loaded[0])
+    def ends_at(self) -> datetime | None:
+        try:
+            return ends_at(self._loaded[0])
+        except ValueError:  # OpenSSL takes forms of PEM that nothing else reads
+            return None
 
     async def begin(self) -> None:
         return None

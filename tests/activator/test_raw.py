@@ -30,10 +30,11 @@ async def test_a_websocket_is_held_until_the_service_wakes_and_then_speaks_freel
         for message in ("hello", b"\x00" * 300_000, "bye"):
             await client.send(message)
             assert await client.recv() == message
-        assert front.demand().in_flight == 1
+        assert (front.demand().in_flight, front.demand().tunnels) == (1, 1)
         await client.close()
         await front.flies(0)
         assert front.demand().answered_total == 1
+        assert (front.demand().tunnels, front.demand().tunnels_total) == (0, 1)
 
 
 async def test_a_websocket_that_the_replica_closes_is_closed_here(front: Front) -> None:
@@ -47,6 +48,7 @@ async def test_a_websocket_that_the_replica_closes_is_closed_here(front: Front) 
         await client.wait_closed()
         assert client.close_code == 4000
         await front.flies(0)
+        assert (front.demand().tunnels, front.demand().tunnels_total) == (0, 1)
 
 
 async def test_a_websocket_that_waits_in_vain_is_refused_with_a_status(front: Front) -> None:
@@ -87,9 +89,10 @@ async def test_http2_by_prior_knowledge_is_held_and_then_passed_on_unseen(
     assert await client.exactly(8) == b"settings"
     client.send(b"5678")
     assert await client.exactly(3) == b"bye"
-    assert front.demand().in_flight == 1
+    assert (front.demand().in_flight, front.demand().tunnels) == (1, 1)
     client.close()
     await front.flies(0)
+    assert (front.demand().tunnels, front.demand().tunnels_total) == (0, 1)
 
 
 async def test_http2_that_waits_in_vain_is_told_that_nothing_was_touched(

@@ -164,4 +164,8 @@ def test_one_process_of_several_speaks_for_itself_alone(
     """A kernel hands connections to the same one again and again, however busy the others are."""
     at = At("10.0.0.1", 8080, "/metrics", processes)
     read = page_of(at, Answer(200, page.encode(), whole=True))
-    assert (why or "") in read.why if isinstance(read, NoReading) else why is None
+    if why is None:
+        assert isinstance(read, Page), read
+    else:
+        assert isinstance(read, NoReading)
+        assert why in read.why

@@ -69,8 +69,8 @@ def page_of(at: At, answer: Answer | NoAnswer) -> Page | NoReading:
     if page.engine.unended and at.processes > 1:
         # Connections go to one of them again and again, however busy the others are.
         return NoReading(
-            f"{at}: one of {at.processes} processes of {page.engine.name} answered, and each "
-            "tells of itself alone; leave --workers at 1, and have more replicas"
+            f"{at}: one of several processes of {page.engine.name} answered, and each tells of "
+            "itself alone; leave --workers at 1, and have more replicas"
         )
     return page
 

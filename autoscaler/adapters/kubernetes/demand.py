@@ -174,12 +174,9 @@ class _Seen:
             Measure.REQUEST_SECONDS_TOTAL,
             self._whole(
                 ledger.request_s,
-                # What passes an activator may tell of those that engines count.
                 self._ratio(
                     _tells(
-                        Measure.REQUEST_SECONDS_TOTAL
-                        if ledger.sampled is None
-                        else Measure.REQUESTS_TOTAL
+                        Measure.REQUESTS_TOTAL if self._sampled else Measure.REQUEST_SECONDS_TOTAL
                     )
                 ),
                 at_most=0.0 if isinstance(self.demand, NoReading) else self.heard_ratio,
@@ -206,10 +203,20 @@ class _Seen:
         telling = self._ratio(lambda look: _why_not_gauged(look) is None)
         return self._whole(max(passed, self._sum(Measure.IN_FLIGHT)), telling)
 
+    @property
+    def _sampled(self) -> bool:
+        """Whether what passes the activators tells of all that the engines count."""
+        if self.known.ledger.sampled == 0.0:  # unless one takes longer than anybody waits
+            working = self._working()
+            return working is None or (isinstance(working, Reading) and working.value == 0)
+        return self.known.ledger.sampled is not None
+
     def _working(self) -> Reading | NoReading | None:
         """Of engines that have no gauge of what is in flight."""
         signs = [look.working for look in self.told.values() if look.page.engine.unended]
         told = [sign for sign in signs if isinstance(sign, int | float)]
+        if told and self.known.ledger.incomplete:
+            return NoReading("more requests pass the activators than its replicas count")
         if told:
             return self._reading(sum(told), len(told) / len(self.looks))
         return next((sign for sign in signs if isinstance(sign, NoReading)), None)

@@ -33,13 +33,16 @@ class _Engines:
     measure: Measure
     growth: Growth = field(default_factory=Growth)
     told_at_s: dict[str, float] = field(default_factory=dict)
+    missed: bool = False  # a pod was not read for so long that what it counted meanwhile is lost
 
     def grown(self, looks: Mapping[str, Look], *, now_s: float) -> _Grown | None:
         """Since they were last asked; None where no pod tells."""
         if not looks and not self.told_at_s:
             return None
         oldest_s = now_s - LONGEST_GAP_S
-        self.told_at_s = {pod: at_s for pod, at_s in self.told_at_s.items() if at_s >= oldest_s}
+        told_at_s = {pod: at_s for pod, at_s in self.told_at_s.items() if at_s >= oldest_s}
+        self.missed = len(told_at_s) < len(self.told_at_s)
+        self.told_at_s = told_at_s
         self.growth.forget_all_but(self.told_at_s)
         by, first, told = 0.0, 0.0, False
         for pod, look in looks.items():
@@ -58,8 +61,8 @@ class _Engines:
 class Ledger:
     """`enter` what was seen, at every look; the five totals are there to be read.
 
-    `sampled`: where engines count requests and do not tell their time, how many there are as far as
-    those tell that pass an activator.
+    Where engines count requests and do not tell their time, `sampled` is how many there are as far
+    as those tell that pass an activator; `incomplete`: more pass than the engines count.
     """
 
     requests: float = 0.0
@@ -68,8 +71,9 @@ class Ledger:
     tokens: float = 0.0
     prompt_tokens: float = 0.0
     sampled: float | None = None
+    incomplete: bool = False
     _sample: Sampled = field(default_factory=Sampled)
-    _passed: Mark = field(default_factory=lambda: Mark(0.0, 0.0, 0.0, 0.0))
+    _passed: Mark = field(default_factory=lambda: Mark(0.0, 0.0, 0.0, 0.0, 0.0))
     _activator: Demand | None = None  # as last told
     _requests: _Engines = field(default_factory=lambda: _Engines(Measure.REQUESTS_TOTAL))
     _request_s: _Engines = field(default_factory=lambda: _Engines(Measure.REQUEST_SECONDS_TOTAL))
@@ -95,36 +99,44 @@ class Ledger:
             all_s = max(0.0, told.request_seconds_total - before.request_seconds_total)
         self.held_s += held_s
         if inside is None:
-            part = Mark(now_s, _risen(before, told), all_s - held_s, counted.by if counted else 0.0)
-            self.request_s += held_s + self._at_replicas(part, known=counted is not None)
+            self.request_s += held_s
+            self.request_s += self._at_replicas(before, told, all_s - held_s, counted, now_s)
         else:  # at their first look engines show no time yet, and until then all passed us
             self.request_s += max(held_s + inside.by, all_s if began else 0.0)
             self._sample.forget()
-            self.sampled = None
+            self.sampled, self.incomplete = None, False
         tokens = self._tokens.grown(looks, now_s=now_s)
         self.tokens += 0.0 if tokens is None else tokens.by
         prompts = self._prompt_tokens.grown(looks, now_s=now_s)
         self.prompt_tokens += 0.0 if prompts is None else prompts.by
 
-    def _at_replicas(self, since: Mark, *, known: bool) -> float:
-        """Request-seconds at replicas since the last look: at least those that passed us.
-
-        `since`: what was added to the totals; `known`: whether engines count at all.
-        """
-        before = self._passed
-        self._passed = Mark(
-            since.at_s,
-            before.passed + since.passed,
-            before.spent_s + since.spent_s,
-            before.counted + since.counted,
+    def _at_replicas(
+        self,
+        before: Demand | None,
+        told: Demand | None,
+        spent_s: float,
+        counted: _Grown | None,
+        now_s: float,
+    ) -> float:
+        """Request-seconds at replicas since the last look: no less than `spent_s` of ours."""
+        last = self._passed
+        grown = counted or _Grown()
+        self._passed = now = Mark(
+            now_s,
+            last.passed + max(0.0, _sent_on(told) - _sent_on(before) if before else 0.0),
+            last.spent_s + spent_s,
+            last.counted + grown.by,
+            last.shown + grown.by + grown.first,
         )
-        if not known:
+        if self._requests.missed or _tunnelled(before, told):
+            self._sample.forget()
+        if counted is None:
             self.sampled = None
-            return since.spent_s
-        self._sample.add(self._passed)
-        self.sampled = self._sample.in_flight
-        elapsed_s = min(since.at_s - before.at_s, LONGEST_GAP_S)
-        return max(since.spent_s, (self.sampled or 0.0) * elapsed_s)
+            return spent_s
+        self._sample.add(now)
+        self.sampled, self.incomplete = self._sample.in_flight, self._sample.incomplete
+        elapsed_s = min(now_s - last.at_s, LONGEST_GAP_S)
+        return max(spent_s, (self.sampled or 0.0) * elapsed_s)
 
     def _arrived(self, before: Demand | None, told: Demand | None, grown: _Grown | None) -> float:
         """How many requests came since the last look."""
@@ -138,9 +150,25 @@ class Ledger:
             self._to_come = outstanding
         shown = grown.by + grown.first
         arrived += max(grown.by - self._to_come, 1.0 if shown else 0.0)
+        if counted and not shown and _risen(before, told):
+            # The engines may never count it: it is on a route or in a process of its own.
+            arrived += 1.0
+            self._to_come += 1.0
         # A request that left the activator in another way than to a pod is not to come any more.
         self._to_come = min(max(self._to_come - shown, 0.0), outstanding)
         return arrived
+
+
+def _sent_on(demand: Demand | None) -> float:
+    """How many requests ever went on to a replica, but for those that were refused before."""
+    return 0.0 if demand is None else demand.requests_total - demand.held
+
+
+def _tunnelled(before: Demand | None, told: Demand | None) -> bool:
+    """Whether any went through a connection of which only bytes are seen."""
+    if told is None:
+        return False
+    return told.tunnels > 0 or before is None or told.tunnels_total != before.tunnels_total
 
 
 def _outstanding(demand: Demand | None) -> int:

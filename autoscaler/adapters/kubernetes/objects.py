@@ -29,7 +29,10 @@ METRICS_ANNOTATIONS: Final = (
     ("prometheus.io/port", "prometheus.io/path"),
 )
 
-_WORKERS: Final = re.compile(r"(?<!\S)--workers[= ](\d{1,4})(?!\S)")
+# As Python's own parser of options reads it: any beginning of the name will do.
+_WORKERS: Final = re.compile(r"(?<!\S)--w(?:o(?:r(?:k(?:e(?:r(?:s)?)?)?)?)?)?[= ]+(\S*)")
+
+MANY: Final = 2
 
 _ENDED: Final = ("Failed", "Succeeded")  # no process of such a pod will ever run again
 
@@ -44,8 +47,8 @@ _STUCK: Final = frozenset(
 class Pod:
     """`metrics`: port and path where the pod says its metrics are. `why`: what keeps it.
 
-    `processes`: how many a server in it was told to answer with on one port, each for itself;
-    `gpus`: where there is a budget what it has of GPUs, or waits for; else None.
+    `processes`: how many a server in it answers with on one port, each for itself, as far as its
+    options tell; `gpus`: where there is a budget what it has of GPUs, or waits for; else None.
     """
 
     namespace: str
@@ -280,9 +283,10 @@ def _metrics(annotations: Mapping[str, str]) -> tuple[int, str] | None:
 
 
 def _processes(containers: Any) -> int:
-    """By the option of Python's servers, KServe's among them."""
+    """By the option of Python's servers, KServe's among them; what is no number may be many."""
     words = (" ".join((*(c.get("command") or ()), *(c.get("args") or ()))) for c in containers)
-    return max((int(told) for text in words for told in _WORKERS.findall(text)), default=1)
+    said = (told.strip("'\"") for text in words for told in _WORKERS.findall(text))
+    return max((int(told) if told.isdecimal() else MANY for told in said), default=1)
 
 
 def _probe(containers: Any) -> str:

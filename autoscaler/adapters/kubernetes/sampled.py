@@ -10,8 +10,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from autoscaler.adapters.engines.stillness import LOST_AFTER_S
+
 SHORTEST_S: Final = 30.0
-LONGEST_S: Final = 300.0  # that one looks back, until enough have passed
+# That one looks back, until enough have passed; and, where nothing came, until nobody waits for one
+# that takes long.
+LONGEST_S: Final = LOST_AFTER_S
 APART_S: Final = 5.0  # marks, of which the oldest is where the window begins
 GAP_S: Final = 10.0  # without a look: what came meanwhile was not counted, as in sleep
 ENOUGH: Final = 10  # requests, for their mean time to be that of all
@@ -21,14 +25,16 @@ COUNTED_RATIO: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Totals that only grow, at one time. `passed`: requests that came to activators; `spent_s`:
-    their time at replicas; `counted`: requests that the engines counted.
+    """Totals that only grow, at one time. `passed`: requests that activators sent on; `spent_s`:
+    their time at replicas; `counted`: requests that the engines counted, and `shown` with those of
+    pods that were seen for the first time, of which nobody knows when they came.
     """
 
     at_s: float
     passed: float
     spent_s: float
     counted: float
+    shown: float
 
 
 @dataclass(slots=True)
@@ -52,6 +58,14 @@ class Sampled:
         self._marks.clear()
 
     @property
+    def incomplete(self) -> bool:
+        """Whether more passed than the engines counted: they do not count all there is."""
+        if len(self._marks) < 2:
+            return False
+        first, last = self._marks[0], self._marks[-1]
+        return last.shown - first.shown < COUNTED_RATIO * (last.passed - first.passed)
+
+    @property
     def in_flight(self) -> float | None:
         """The mean number of requests at replicas; None: too little was seen to tell."""
         if len(self._marks) < 2:
@@ -62,7 +76,6 @@ class Sampled:
         if elapsed_s < SHORTEST_S or counted < COUNTED_RATIO * passed:
             return None
         if not passed:
-            # One that takes long may be with a replica, until nothing has ended for a long time.
             return 0.0 if not counted and elapsed_s >= LONGEST_S else None
         if passed < min(ENOUGH, counted / 2):
             return None

@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from autoscaler.adapters.activators import IN_TOKENS
@@ -93,6 +93,7 @@ class World:
         self.speaking = 1.0
         self.looks = FakeLooks(self.clock)
         self.placeless: set[str] = set()
+        self.counted = 0  # by an engine, where a test goes on counting
         self.demand = KubernetesDemand(
             clock=self.clock,
             demand_of=lambda _: self.activators,
@@ -396,23 +397,113 @@ async def test_an_engine_that_is_proven_to_do_nothing_may_be_put_to_sleep() -> N
     assert not is_quiet(await world.seconds(a=kserve(11)), requests_before=before)
 
 
+async def sampled(
+    world: World,
+    seconds: int,
+    *,
+    counted: int,
+    passed: int,
+    tunnels: int = 0,
+    tunnels_total: int = 0,
+) -> None:
+    """So much comes each second, for so long; what passes an activator takes half a second."""
+    for _ in range(seconds):
+        before = world.activators
+        assert isinstance(before, Demand)
+        world.activators = replace(
+            before,
+            requests_total=before.requests_total + passed,
+            request_seconds_total=before.request_seconds_total + passed / 2,
+            tunnels=tunnels,
+            tunnels_total=tunnels_total,
+        )
+        world.counted += counted
+        await world.seconds(a=triton(world.counted), b=triton(0))
+
+
 async def test_what_passes_an_activator_is_a_sample_of_what_an_engine_counts() -> None:
     """One of four passes, each takes 0.5 s: of 8 a second 4 are in flight, and a count may fall."""
     world = World()
-    for n in range(60):
-        world.activators = Demand(str(SERVICE), requests_total=2 * n, request_seconds_total=1.0 * n)
-        await world.seconds(a=triton(8 * n), b=triton(0))
-    world.activators = Demand(str(SERVICE), requests_total=120, request_seconds_total=60.0)
-    assert await world.rise(SECONDS, a=triton(480), b=triton(0)) == 4
+    await sampled(world, 60, counted=8, passed=2)
+    before = value(world.last, SECONDS)
+    await sampled(world, 1, counted=8, passed=2)
+    assert value(world.last, SECONDS) - before == 4
     assert share(world.last, SECONDS) == 1.0
     assert share(world.last, IN_FLIGHT) == 0.0, "it proves nothing, and the activator is needed"
-    world.activators = Demand(str(SERVICE), requests_total=122, request_seconds_total=70.0)
-    assert await world.rise(SECONDS, a=triton(488), b=triton(0)) == 10, "what passed is there"
-    await world.seconds(a=triton(496), b=DOWN)
+    before = value(world.last, SECONDS)
+    await sampled(world, 1, counted=20, passed=20)
+    assert value(world.last, SECONDS) - before == 10, "what passed is there"
+    await world.seconds(a=triton(world.counted), b=DOWN)
     assert share(world.last, SECONDS) == 0.5
     await world.seconds(a=DOWN, b=DOWN)
-    await world.seconds(a=triton(512), b=triton(0))
+    await sampled(world, 1, counted=8, passed=2)
     assert share(world.last, SECONDS) == 1.0, "a missed look is made up for"
+
+
+async def test_a_sample_with_a_hole_is_none() -> None:
+    """What a pod counted that was not read for long is lost, so that the rate would be too low."""
+    world = World()
+    await sampled(world, 60, counted=8, passed=2)
+    for _ in range(7):
+        await world.seconds(a=triton(world.counted), b=DOWN)
+    await sampled(world, 3, counted=8, passed=2)
+    assert share(world.last, SECONDS) == 0.0
+    await sampled(world, 40, counted=8, passed=2)
+    assert share(world.last, SECONDS) == 1.0
+
+
+async def test_connections_of_which_only_bytes_are_seen_are_no_sample() -> None:
+    """An HTTP/2 connection is one request for as long as it lasts, whatever goes through it."""
+    world = World()
+    await sampled(world, 60, counted=8, passed=2)
+    await sampled(world, 1, counted=8, passed=2, tunnels=1, tunnels_total=1)
+    assert share(world.last, SECONDS) == 0.0
+    await sampled(world, 60, counted=8, passed=2, tunnels=1, tunnels_total=1)
+    assert share(world.last, SECONDS) == 0.0
+    await sampled(world, 60, counted=8, passed=2, tunnels=0, tunnels_total=1)
+    assert share(world.last, SECONDS) == 1.0
+
+
+async def test_what_was_held_before_it_was_sent_on_is_not_counted_twice() -> None:
+    """600 that waited are sent on; then 10 a second come, each for half a second: 5 in flight."""
+    world = World()
+    world.activators = Demand(str(SERVICE), held=600, requests_total=600)
+    await world.seconds(a=triton(0), b=triton(0))
+    world.counted = 600
+    world.activators = Demand(str(SERVICE), requests_total=600, request_seconds_total=300.0)
+    await sampled(world, 40, counted=10, passed=10)
+    before = value(world.last, SECONDS)
+    await sampled(world, 1, counted=10, passed=10)
+    assert value(world.last, SECONDS) - before < 15
+
+
+async def test_a_request_that_only_an_activator_sees_is_activity() -> None:
+    """On a route that the engine does not count it may be; then nothing proves idleness."""
+    world = World()
+    for _ in range(30):
+        await world.seconds(a=kserve(10))
+    quiet = value(world.last, REQUESTS)
+    assert is_quiet(world.last, requests_before=quiet)
+    world.activators = Demand(str(SERVICE), requests_total=1, request_seconds_total=0.1)
+    after = await world.seconds(a=kserve(10))
+    assert value(after, REQUESTS) > quiet
+    assert isinstance(after[Measure.WORKING], NoReading)
+    now = await world.seconds(a=kserve(10))
+    assert not is_quiet(now, requests_before=value(after, REQUESTS))
+    await world.seconds(a=kserve(11))
+    counted = value(world.last, REQUESTS)
+    assert is_quiet(await world.seconds(a=kserve(11)), requests_before=counted), "it was counted"
+
+
+async def test_nothing_for_long_is_no_proof_while_a_request_has_not_ended() -> None:
+    """A count falls as little as it sleeps."""
+    world = World()
+    await world.seconds(a=kserve(10))
+    for _ in range(700):
+        await world.seconds(a=kserve(10))
+    assert share(world.last, SECONDS) == 1.0
+    await world.seconds(a=kserve(10, begun=11))
+    assert share(world.last, SECONDS) == 0.0
 
 
 async def test_vllm_tells_all_but_time_which_is_its_level_over_time() -> None:

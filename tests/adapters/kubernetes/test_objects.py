@@ -95,7 +95,10 @@ def test_a_pod_that_cannot_start_says_why() -> None:
         ({"args": ["--model_name=iris", "--workers=3"]}, 3),
         ({"args": ["--workers", "2", "--http_port=8080"]}, 2),
         ({"command": ["sh", "-c", "python -m server --workers 4"]}, 4),
-        ({"args": ["--max-workers=8", "--workers=auto"]}, 1),
+        ({"args": ["--workers", "'1'"]}, 1),
+        ({"args": ["--worker", "3"]}, 3),
+        ({"args": ["--workers=$(WORKERS)"]}, objects.MANY),
+        ({"args": ["--max-workers=8", "--what=2"]}, 1),
         ({}, 1),
     ],
 )

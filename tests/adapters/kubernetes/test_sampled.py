@@ -19,17 +19,20 @@ class Traffic:
     spent_s: float = 0.0
     counted: float = 0.0
 
+    def _mark(self) -> Mark:
+        return Mark(self.at_s, self.passed, self.spent_s, self.counted, shown=self.counted)
+
     def seconds(
         self, seconds: float, *, passed: float = 0.0, spent_s: float = 0.0, counted: float = 0.0
     ) -> float | None:
         """So much a second, for so long; returns what is thought to be in flight then."""
         for _ in range(int(seconds)):
-            self.sampled.add(Mark(self.at_s, self.passed, self.spent_s, self.counted))
+            self.sampled.add(self._mark())
             self.at_s += 1.0
             self.passed += passed
             self.spent_s += spent_s
             self.counted += counted
-        self.sampled.add(Mark(self.at_s, self.passed, self.spent_s, self.counted))
+        self.sampled.add(self._mark())
         return self.sampled.in_flight
 
 
@@ -52,7 +55,7 @@ def test_too_little_to_go_by_is_no_number() -> None:
 
 
 def test_with_little_traffic_it_looks_further_back() -> None:
-    """Three a minute pass: ten of them are seen within five minutes, and no sooner."""
+    """Three a minute pass: ten of them are seen within ten minutes, and no sooner."""
     traffic = Traffic()
     assert traffic.seconds(100, passed=0.05, spent_s=0.1, counted=0.5) is None
     assert traffic.seconds(150, passed=0.05, spent_s=0.1, counted=0.5) == pytest.approx(1.0)
@@ -66,7 +69,7 @@ def test_half_of_few_requests_is_enough() -> None:
     )
 
 
-def test_nothing_at_all_for_five_minutes_is_nothing_in_flight() -> None:
+def test_nothing_at_all_for_ten_minutes_is_nothing_in_flight() -> None:
     """Sooner it may be one that takes long."""
     traffic = Traffic()
     traffic.seconds(60, passed=5, spent_s=1, counted=40)
@@ -77,7 +80,11 @@ def test_nothing_at_all_for_five_minutes_is_nothing_in_flight() -> None:
 
 def test_engines_that_count_less_than_what_passed_do_not_count_all() -> None:
     """Their rate is then not that of all."""
-    assert Traffic().seconds(60, passed=5, spent_s=1, counted=4) is None
+    traffic = Traffic()
+    assert traffic.seconds(60, passed=5, spent_s=1, counted=4) is None
+    assert traffic.sampled.incomplete
+    traffic.seconds(60, passed=5, spent_s=1, counted=5)
+    assert not traffic.sampled.incomplete
 
 
 def test_requests_that_pass_no_activator_at_all_have_no_known_time() -> None:
