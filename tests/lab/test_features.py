@@ -411,7 +411,7 @@ async def test_a_server_that_only_counts_grows_shrinks_and_sleeps(place: Place) 
     [
         pytest.param({"tidegate.dev/enabled": "true"}, 5, id="opted in"),
         pytest.param(EXTERNAL, 5, id="of KServe's, and opted in"),
-        pytest.param({"tidegate.dev/enabled": "false"}, None, id="opted out"),
+        pytest.param({"tidegate.dev/enabled": "false", **EXTERNAL}, None, id="opted out"),
         pytest.param({}, None, id="somebody else's"),
     ],
 )
