@@ -160,8 +160,10 @@ class Ledger:
 
 
 def _sent_on(demand: Demand | None) -> float:
-    """How many requests ever went on to a replica, but for those that were refused before."""
-    return 0.0 if demand is None else demand.requests_total - demand.held
+    """How many requests ever went on to a replica, but for those whose clients left."""
+    if demand is None:
+        return 0.0
+    return demand.in_flight + demand.answered_total + demand.broken_total
 
 
 def _tunnelled(before: Demand | None, told: Demand | None) -> bool:

@@ -413,6 +413,7 @@ async def sampled(
         world.activators = replace(
             before,
             requests_total=before.requests_total + passed,
+            answered_total=before.answered_total + passed,
             request_seconds_total=before.request_seconds_total + passed / 2,
             tunnels=tunnels,
             tunnels_total=tunnels_total,
@@ -470,7 +471,9 @@ async def test_what_was_held_before_it_was_sent_on_is_not_counted_twice() -> Non
     world.activators = Demand(str(SERVICE), held=600, requests_total=600)
     await world.seconds(a=triton(0), b=triton(0))
     world.counted = 600
-    world.activators = Demand(str(SERVICE), requests_total=600, request_seconds_total=300.0)
+    world.activators = Demand(
+        str(SERVICE), requests_total=600, answered_total=600, request_seconds_total=300.0
+    )
     await sampled(world, 40, counted=10, passed=10)
     before = value(world.last, SECONDS)
     await sampled(world, 1, counted=10, passed=10)
@@ -484,7 +487,9 @@ async def test_a_request_that_only_an_activator_sees_is_activity() -> None:
         await world.seconds(a=kserve(10))
     quiet = value(world.last, REQUESTS)
     assert is_quiet(world.last, requests_before=quiet)
-    world.activators = Demand(str(SERVICE), requests_total=1, request_seconds_total=0.1)
+    world.activators = Demand(
+        str(SERVICE), requests_total=1, answered_total=1, request_seconds_total=0.1
+    )
     after = await world.seconds(a=kserve(10))
     assert value(after, REQUESTS) > quiet
     assert isinstance(after[Measure.WORKING], NoReading)
@@ -493,6 +498,16 @@ async def test_a_request_that_only_an_activator_sees_is_activity() -> None:
     await world.seconds(a=kserve(11))
     counted = value(world.last, REQUESTS)
     assert is_quiet(await world.seconds(a=kserve(11)), requests_before=counted), "it was counted"
+
+
+async def test_requests_that_never_went_on_are_none_that_an_engine_misses() -> None:
+    """Those that were refused or expired while the service woke do not keep it awake."""
+    world = World()
+    await world.seconds(a=kserve(10))
+    world.activators = Demand(str(SERVICE), requests_total=90, overflow_total=50, expired_total=40)
+    await world.seconds(a=kserve(10))
+    quiet = value(world.last, REQUESTS)
+    assert is_quiet(await world.seconds(a=kserve(10)), requests_before=quiet)
 
 
 async def test_nothing_for_long_is_no_proof_while_a_request_has_not_ended() -> None:
