@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -140,28 +141,46 @@ def test_a_restart_in_the_middle_loses_no_pod_and_gives_no_card_twice(
 
 def test_a_binding_that_ran_out_of_time_is_not_made_later(place: Place) -> None:
     """On this rests that a new leader may give out what the old one asked for in vain."""
-    place.apply(a_gpu_pod("late", {}, image="shell") | {"spec": NOBODYS})
-    uid = place.get("pod", "late")["metadata"]["uid"]
+    given_up = [not made_at_once(place, "late-0")]
+    while not any(given_up) and len(given_up) < TRIES:
+        given_up.append(not made_at_once(place, f"late-{len(given_up)}"))
+    assert any(given_up), "the API server gives up no Binding when its time is over"
+
+
+TRIES = 4
+
+
+def made_at_once(place: Place, name: str) -> bool:
+    """Whether etcd makes, as soon as it goes on, a Binding that it was handed while it stood still.
+
+    It may have read it before it reads that nobody waits for it. Then it comes before what is
+    written now, such as the Lease of a new leader.
+    """
+    place.apply(a_gpu_pod(name, {}, image="shell") | {"spec": NOBODYS})
+    uid = place.get("pod", name)["metadata"]["uid"]
     etcd = place.lab.component("etcd").process
     assert etcd is not None
     os.kill(etcd.pid, signal.SIGSTOP)
     try:
-        asyncio.run(bind_in_vain(place, uid))
+        asyncio.run(bind_in_vain(place, name, uid))
     finally:
         os.kill(etcd.pid, signal.SIGCONT)
     place.lab.wait_api()
-    # What was left in etcd's hands comes before what is written now.
-    place.kubectl("annotate", "pod", "late", "after=it")
-    assert "nodeName" not in place.get("pod", "late")["spec"]
-    assert not granted(place.get("pod", "late"))
+    place.kubectl("annotate", "pod", name, "after=it")
+    found = place.get("pod", name)
+    time.sleep(1.0)
+    later = place.get("pod", name)
+    assert later["spec"].get("nodeName") == found["spec"].get("nodeName")
+    assert bool(granted(found)) == ("nodeName" in found["spec"])
+    return "nodeName" in found["spec"]
 
 
 NOBODYS = {"schedulerName": "nobody", "containers": [{"name": "c", "image": "shell"}]}
 
 
-async def bind_in_vain(place: Place, uid: str) -> None:
+async def bind_in_vain(place: Place, name: str, uid: str) -> None:
     async with Api(place.lab.kubeconfig) as api:
         said = {gpu.UUIDS: "GPU-x", gpu.MEMORY: "1", gpu.CORE: "1"}
         with pytest.raises(Unreachable):
-            await KubernetesBinder(api).bind(Binding(place.namespace, "late", uid, NODES[0], said))
+            await KubernetesBinder(api).bind(Binding(place.namespace, name, uid, NODES[0], said))
         await asyncio.sleep(1.0)  # longer than the API server was given
