@@ -435,7 +435,8 @@ def test_pods_that_we_scale_go_on_for_a_moment_when_told_to_stop(
 
 async def test_a_long_request_keeps_a_server_awake_that_only_counts(place: Place) -> None:
     """It began and has not ended, which is all that is known of it."""
-    place.apply(scaled("--metrics=kserve", f"--delay={4 * IDLE_S}"), a_service(NAME))
+    slow = scaled("--metrics=kserve", f"--delay={4 * IDLE_S}", max_replicas="1")
+    place.apply(slow, a_service(NAME))
     await asyncio.to_thread(place.until, lambda: place.answers(NAME))
     through = f"http://{await asyncio.to_thread(place.cluster_ip, NAME)}/work"
     async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
