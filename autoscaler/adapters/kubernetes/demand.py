@@ -180,6 +180,8 @@ class _Seen:
                     )
                 ),
                 at_most=0.0 if isinstance(self.demand, NoReading) else self.heard_ratio,
+                # Of what activators tell: the time of a look would make its rate swing.
+                at_s=None if ledger.engines_time else self.heard_at_s or None,
             ),
         )
         yield Measure.WAITING, self._inside(Measure.WAITING, self._sum(Measure.WAITING))
@@ -221,11 +223,14 @@ class _Seen:
             return self._reading(sum(told), len(told) / len(self.looks))
         return next((sign for sign in signs if isinstance(sign, NoReading)), None)
 
-    def _whole(self, value: float, ratio: float, *, at_most: float = 1.0) -> Reading | NoReading:
+    def _whole(
+        self, value: float, ratio: float, *, at_most: float = 1.0, at_s: float | None = None
+    ) -> Reading | NoReading:
         """A number made of what pods and activators know; of activators alone without a pod."""
         if isinstance(self.demand, NoReading) and (not self.looks or ratio == 0.0):
             return self.demand
-        return self._reading(value, min(ratio, at_most) if self.looks else self.heard_ratio)
+        ratio = min(ratio, at_most) if self.looks else self.heard_ratio
+        return self._reading(value, ratio, at_s=at_s)
 
     def _inside(self, measure: Measure, value: float) -> Reading | NoReading | None:
         """What pods alone can know; without one, nothing waits, and no token is added."""

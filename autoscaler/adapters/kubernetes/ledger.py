@@ -72,6 +72,7 @@ class Ledger:
     prompt_tokens: float = 0.0
     sampled: float | None = None
     incomplete: bool = False
+    engines_time: bool = False  # engines told how long requests take
     _sample: Sampled = field(default_factory=Sampled)
     _passed: Mark = field(default_factory=lambda: Mark(0.0, 0.0, 0.0, 0.0, 0.0))
     _activator: Demand | None = None  # as last told
@@ -80,7 +81,6 @@ class Ledger:
     _tokens: _Engines = field(default_factory=lambda: _Engines(Measure.TOKENS_TOTAL))
     _prompt_tokens: _Engines = field(default_factory=lambda: _Engines(Measure.PROMPT_TOKENS_TOTAL))
     _engines_count: bool = False
-    _engines_time: bool = False
     # Requests counted at the activator, which the engines will show too.
     _to_come: float = 0.0
 
@@ -91,8 +91,8 @@ class Ledger:
         self._activator = told
         counted = self._requests.grown(looks, now_s=now_s)
         self.requests += self._arrived(before, told, counted)
-        inside, began = self._request_s.grown(looks, now_s=now_s), not self._engines_time
-        self._engines_time = inside is not None
+        inside, began = self._request_s.grown(looks, now_s=now_s), not self.engines_time
+        self.engines_time = inside is not None
         held_s, all_s = 0.0, 0.0
         if before is not None and told is not None:
             held_s = max(0.0, told.held_seconds_total - before.held_seconds_total)

@@ -441,6 +441,18 @@ async def test_what_passes_an_activator_is_a_sample_of_what_an_engine_counts() -
     assert share(world.last, SECONDS) == 1.0, "a missed look is made up for"
 
 
+async def test_what_activators_tell_is_as_old_as_their_word() -> None:
+    """At the time of a scrape a second of theirs would be 0.9 s or 1.1 s, and a rate swing."""
+    world = World()
+    await world.seconds(a=triton(1))
+    told = (await world.seconds(a=triton(1)))[SECONDS]
+    assert isinstance(told, Reading)
+    assert told.at_s == world.clock.at_s - 0.2
+    told = (await world.seconds(a=vllm(running=1)))[SECONDS]
+    assert isinstance(told, Reading)
+    assert told.at_s == world.clock.at_s
+
+
 async def test_a_sample_with_a_hole_is_none() -> None:
     """What a pod counted that was not read for long is lost, so that the rate would be too low."""
     world = World()
