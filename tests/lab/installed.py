@@ -78,6 +78,8 @@ class Tidegate:
         """Requests of a namespace's services that ever arrived at the present activators."""
         total = 0.0
         for pod in self.pods("activator"):
+            if "podIP" not in pod["status"]:
+                continue  # it is not started yet
             url = f"http://{pod['status']['podIP']}:8072/metrics"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 text = answer.read().decode()

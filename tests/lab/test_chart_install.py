@@ -66,7 +66,7 @@ def pods(lab: Lab, namespace: str, component: str) -> dict[str, str]:
     """The address of each pod of a component, by name."""
     found = lab.get("pods", "-n", namespace, "-l", f"app.kubernetes.io/component={component}")
     return {
-        pod["metadata"]["name"]: pod["status"]["podIP"]
+        pod["metadata"]["name"]: pod["status"].get("podIP", "")
         for pod in found["items"]
         if "deletionTimestamp" not in pod["metadata"]
     }
