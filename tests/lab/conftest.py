@@ -12,6 +12,9 @@ from tests.lab.installed import Tidegate
 from tests.lab.lab import Lab, kserve_crds
 
 REQUIRED = "TIDEGATE_LAB_REQUIRED"  # 1 where a lab that cannot be is a failure
+# A dozen programs on a busy machine, each in its own time: what fails once is tried once more, and
+# listed as RERUN at the end of the run, to be looked at. What is wrong fails twice.
+TRIES_MORE = 1
 TEST_MAX_S = 300  # of a test that sets no limit itself; the first one also waits for the lab
 
 _FAILED = pytest.StashKey[bool]()
@@ -22,6 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every other test runs in the network it was started in."""
     of_the_lab = [item for item in items if item.get_closest_marker("lab")]
     for item in of_the_lab:
+        item.add_marker(pytest.mark.flaky(reruns=TRIES_MORE))
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_MAX_S))
     items.sort(key=lambda item: item.get_closest_marker("lab") is not None)
