@@ -126,7 +126,7 @@ def ends_at(pem: bytes) -> datetime:
 
 def _lives(pem: bytes, now: datetime) -> bool:
     try:
-        return x509.load_pem_x509_certificate(pem).not_valid_after_utc > now
+        return ends_at(pem) > now
     except ValueError:  # nobody can be trusted by it
         return False
 

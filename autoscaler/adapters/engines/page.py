@@ -6,7 +6,7 @@ What is not finite, negative, a sentinel or not exposed is no reading (rule D1).
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from math import isfinite, prod
 from typing import Final
@@ -93,20 +93,21 @@ def read_page(text: str) -> Page | NoReading:
     }
     stirs = series(engine.stirs, known, engine=engine, of=None)
     stirs = {} if isinstance(stirs, NoReading) else stirs
-    page = Page(engine, values, stirs)
-    return replace(page, moved=_moved(page, known)) if engine.unended else page
+    moved = _moved(engine, values[Measure.REQUESTS_TOTAL], known) if engine.unended else None
+    return Page(engine, values, stirs, moved)
 
 
-def _moved(page: Page, known: ByName) -> Moved | NoReading:
-    requests = page.values[Measure.REQUESTS_TOTAL]
+def _moved(
+    engine: Engine, requests: Mapping[Series, float] | NoReading, known: ByName
+) -> Moved | NoReading:
     if isinstance(requests, NoReading):
         return requests
-    unended = series(page.engine.unended, known, engine=page.engine, of=None)
+    unended = series(engine.unended, known, engine=engine, of=None)
     if isinstance(unended, NoReading):
-        if requests or not page.engine.born_late:
+        if requests or not engine.born_late:
             return unended
         unended = {}  # nothing has begun yet
-    work_s = series(page.engine.work_s, known, engine=page.engine, of=None)
+    work_s = series(engine.work_s, known, engine=engine, of=None)
     if isinstance(work_s, NoReading):
         return work_s
     return Moved(max(0.0, sum(unended.values())), sum(requests.values()), sum(work_s.values()))
